@@ -4,6 +4,7 @@ use causeway_federation::name::ServiceName;
 use causeway_telemetry::{AccessRecord, ActiveSpan, ConnectionOutcome, RequestFacts, Role, TraceContext};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::net::TcpStream;
+use tracing::field;
 
 /// Field of HTTP that tells the place in a trace (W3C Trace Context).
 const PARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -39,6 +40,15 @@ pub(crate) fn tell_parent(headers: &mut HeaderMap, context: &TraceContext, has_p
     }
     if let Ok(parent) = HeaderValue::try_from(context.parent()) {
         headers.insert(PARENT, parent);
+    }
+}
+
+/// Has the lines of the log that stand under the current span name this one.
+pub(crate) fn tell_log(span: &ActiveSpan) {
+    let lines = tracing::Span::current();
+    lines.record("trace_id", field::display(span.id()));
+    if let Some(id) = span.span_id() {
+        lines.record("span_id", field::display(id));
     }
 }
 

@@ -35,13 +35,13 @@ use super::{
         stall_limit, tunnel_idle_timeout,
     },
     log_args::LogArgs,
+    otlp_args::OtlpArgs,
     ruling,
     signals::{self, Signals},
     start_failure,
     started_successor::OwnCommand,
     stored_sockets::StoredSockets,
     successor, supervised,
-    trace_args::TraceArgs,
 };
 use crate::gateway::{CertificateRenewal, Gateway, GatewayMetrics};
 use config::config;
@@ -225,7 +225,7 @@ pub(crate) struct GatewayArgs {
     #[arg(long, value_name = "FORM", env = "CAUSEWAY_ACCESS_LOG", default_value = "off")]
     access_log: AccessLogForm,
     #[command(flatten)]
-    traces: TraceArgs,
+    otlp: OtlpArgs,
     /// Time after which what another zone said last is not fresh any more
     #[arg(long, value_name = "TIME", env = "CAUSEWAY_FRESH_FOR", default_value = "5s", value_parser = humantime::parse_duration)]
     fresh_for: Duration,
@@ -276,7 +276,7 @@ impl GatewayArgs {
         half_closed_limit(self.half_closed_timeout)?;
         keepalive(self.tcp_keepalive)?;
         history_limits(self.history, self.history_size)?;
-        self.traces.settings()?;
+        self.otlp.settings()?;
         Ok(())
     }
 }

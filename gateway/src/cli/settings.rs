@@ -14,7 +14,12 @@ const MAX_FILE_BYTES: u64 = 64 * 1024;
 const PREFIX: &str = "CAUSEWAY_";
 /// Variables that they read beside those, which other programs read too. More of that kind are read where a receiver is named, and not told of:
 /// tokens may be in them.
-const SHARED: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+const SHARED: [&str; 4] = [
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    "OTEL_METRIC_EXPORT_INTERVAL",
+];
 
 /// Every flag of `command` that has a variable, as it was parsed.
 pub(super) fn in_force(command: &Command, parsed: &ArgMatches) -> Vec<SettingView> {

@@ -30,8 +30,8 @@ pub(super) fn explain(error: &GatewayStartError) -> Failure {
         GatewayStartError::Identity(_) => {
             failure.hint("the key must be one that can sign: ECDSA, Ed25519 or RSA")
         }
-        GatewayStartError::Traces(_) => failure.hint(
-            "--otlp-endpoint and the OTEL_EXPORTER_OTLP_ variables of the environment say how they are sent",
+        GatewayStartError::Otlp(_) => failure.hint(
+            "--otlp-endpoint and the OTEL_EXPORTER_OTLP_ variables of the environment say how it is sent",
         ),
         GatewayStartError::Threads { .. } | GatewayStartError::ZoneSync(_) => failure,
     }

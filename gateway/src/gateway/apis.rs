@@ -9,6 +9,7 @@ use causeway_api::{
     registration::RegistrationServer,
 };
 use causeway_dns::DnsServer;
+use causeway_telemetry::MetricsText;
 
 use super::{GatewayConfig, GatewayStartError, start::Foundation};
 
@@ -19,6 +20,8 @@ const ADMIN_SOCKET: &str = "admin.sock";
 pub(super) struct Servers {
     pub(super) dns: Option<DnsServer>,
     pub(super) admin: Vec<Admin>,
+    /// Reader of what `/metrics` shows.
+    pub(super) metrics: MetricsText,
     pub(super) registration: Option<RegistrationServer>,
 }
 
@@ -29,9 +32,12 @@ pub(super) async fn start_servers(
     checks: Readiness,
     begun: Instant,
 ) -> Result<Servers, GatewayStartError> {
+    let dns = start_dns(config, known)?;
+    let (admin, state) = start_admin(config, known, checks, begun).await?;
     Ok(Servers {
-        dns: start_dns(config, known)?,
-        admin: start_admin(config, known, checks, begun).await?,
+        dns,
+        admin,
+        metrics: Arc::new(move || state.metrics_text().unwrap_or_default()),
         registration: start_registration(config, known).await?,
     })
 }
@@ -57,7 +63,7 @@ async fn start_admin(
     known: &Foundation,
     readiness: Readiness,
     begun: Instant,
-) -> Result<Vec<Admin>, GatewayStartError> {
+) -> Result<(Vec<Admin>, AdminState), GatewayStartError> {
     let bindings = known.vips.bindings();
     let gate = config.gate.clone().knowing(known.own_sockets.clone());
     let state = AdminState {
@@ -103,7 +109,7 @@ async fn start_admin(
     }
     // Behind those that were asked for, the first of which is the one to name.
     started.extend(by_itself);
-    Ok(started)
+    Ok((started, state))
 }
 
 /// Starts the admin API on a socket in the data folder, unless one was asked for elsewhere. A file system that has none costs

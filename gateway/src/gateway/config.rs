@@ -66,7 +66,7 @@ pub struct GatewayConfig {
     /// Gate that knows who may use the admin API and registration from elsewhere, and writes down what was asked of them.
     pub gate: Gate,
     pub access: AccessLog,
-    /// Receiver of traces; `None`: there are none.
+    /// Receiver of telemetry; `None`: it is sent nowhere, and there are no traces.
     pub otlp: Option<OtlpSettings>,
     /// Ages up to which other zones' exports are believed.
     pub ages: Ages,
@@ -243,8 +243,8 @@ pub enum GatewayStartError {
         #[source]
         source: io::Error,
     },
-    #[error("cannot send traces: {0}")]
-    Traces(String),
+    #[error("cannot send telemetry: {0}")]
+    Otlp(String),
     #[error("cannot keep the keys of tunnels")]
     EndpointKeys(#[from] tunnel::EndpointKeysError),
     #[error("cannot start {count} data threads")]

@@ -9,7 +9,7 @@ use causeway_history::HistoryMetrics;
 use causeway_identity::IdentityMetrics;
 use causeway_instances::InstanceMetrics;
 use causeway_proxy::ProxyMetrics;
-use causeway_telemetry::{MetricsRegistry, TraceMetrics};
+use causeway_telemetry::{MetricsRegistry, OtlpMetrics};
 use causeway_tunnel::TunnelMetrics;
 
 use super::sync_metrics::SyncMetrics;
@@ -27,7 +27,7 @@ pub struct GatewayMetrics {
     pub control: Arc<ControlMetrics>,
     pub identity: Arc<IdentityMetrics>,
     pub history: HistoryMetrics,
-    pub traces: TraceMetrics,
+    pub otlp: OtlpMetrics,
 }
 
 impl Default for GatewayMetrics {
@@ -43,7 +43,7 @@ impl Default for GatewayMetrics {
             sync: Arc::new(SyncMetrics::new(&mut registry)),
             control: Arc::new(ControlMetrics::new(&mut registry)),
             history: HistoryMetrics::new(&mut registry),
-            traces: TraceMetrics::new(&mut registry),
+            otlp: OtlpMetrics::new(&mut registry),
             identity: Arc::new(IdentityMetrics::new(&mut registry)),
             registry: Arc::new(registry),
         }

@@ -14,7 +14,8 @@
 //! | `src/gateway/recheck.rs` | control | nothing: has egress and ingress look at their open connections again | watches snapshots: a new topology, or who is registered where |
 //! | `proxy/src/moving.rs` | control | since when which open connections have not belonged where they are | watches snapshots; a look every 100 ms to 5 s, where a service has `connections` |
 //! | `src/gateway/exports.rs` | control | nothing: tells zone sync what is exported | watches the topology and instances |
-//! | `telemetry/src/traces/export.rs` | control | batches of spans on their way to a receiver, where one is configured | a queue of 2,048 spans; a message has 10 s |
+//! | `telemetry/src/otlp/batches.rs`, for spans and for the log | control | batches on their way to a receiver, where one is configured | a queue of 2,048; a message has 10 s |
+//! | `telemetry/src/otlp/readings.rs` | control | metrics on their way to it | a look every minute; one export at a time, of 30 s |
 //! | `history/src/history.rs` | control | the files of the history | a bounded queue of 1,024 events |
 //! | `src/gateway/history.rs` | control | the latest picture of what this gateway knows, the figures of the minute | watches snapshots; a look every 250 ms |
 //! | `src/gateway/sync_status.rs` | control | what zone sync says of itself | a bounded channel of events; a look every 500 ms |
@@ -61,6 +62,7 @@ mod labels;
 mod listeners;
 mod local_sockets;
 mod metrics;
+mod otlp;
 mod publish;
 mod pulses;
 mod readiness;
@@ -74,7 +76,6 @@ mod streams;
 mod sync_metrics;
 mod sync_status;
 mod threads;
-mod traces;
 mod unread;
 
 pub use config::{
@@ -98,7 +99,7 @@ use causeway_host::{handed::HandedSockets, tasks::Tasks};
 use causeway_instances::Instances;
 use causeway_proxy::{egress::Egress, ingress::Ingress};
 use causeway_routing::snapshot::Snapshots;
-use causeway_telemetry::SpanExport;
+use causeway_telemetry::OtlpExport;
 use causeway_tunnel::Tunnels;
 use causeway_zone_sync::service::ZoneSync;
 use tokio::{sync::watch, task::JoinHandle};
@@ -129,8 +130,8 @@ pub struct Gateway {
     background: BackgroundTasks,
     failback: FailbackKeeper,
     demand: DemandBook,
-    /// `None`: there are no traces.
-    traces: Option<SpanExport>,
+    /// `None`: telemetry goes nowhere over OTLP.
+    otlp: Option<OtlpExport>,
     /// Sockets that a successor is to have.
     handed: HandedSockets,
     /// Until it is taken.

@@ -144,8 +144,8 @@ impl Gateway {
             tracing::error!("the data threads could not be ended");
         }
         // No span is under way any more.
-        if let Some(traces) = self.traces.take() {
-            traces.close().await;
+        if let Some(otlp) = self.otlp.take() {
+            otlp.close().await;
         }
         tracing::info!(gateway = %self.id, "the gateway has ended");
     }

@@ -40,6 +40,7 @@ use super::{
     history::{keep_events, start_history},
     labels::name_services,
     listeners, local_sockets,
+    otlp::{self, start_otlp},
     publish::{Sources, publish},
     readiness,
     recheck::keep_rechecking,
@@ -48,8 +49,7 @@ use super::{
     shifts::{carry_shifts, keep_shifts},
     streams::Streams,
     sync_status::{self, SyncView},
-    threads::DataThreads,
-    traces::{self, start_traces},
+    threads::{DataThreads, start_threads},
     unread,
 };
 
@@ -78,11 +78,6 @@ pub(super) struct Foundation {
     pub(super) tracer: Tracer,
 }
 
-fn start_threads(config: &GatewayConfig) -> Result<DataThreads, GatewayStartError> {
-    let count = config.threads;
-    DataThreads::start(count, &config.tasks).map_err(|source| GatewayStartError::Threads { count, source })
-}
-
 impl Gateway {
     /// Starts a gateway on the current runtime, which becomes its control runtime, and on data threads of its own.
     /// When this returns, DNS, the admin API and the listeners of the zone's services are up; tunnels follow.
@@ -102,8 +97,9 @@ impl Gateway {
             let topology = config.topology.current();
             trusted.federate(topology).await;
         }
-        let (tracer, traces) = start_traces(&config)?;
+        let (tracer, mut otlp) = start_otlp(&config)?;
         let known = know(&config, tracer, &background).await?;
+        // Only now are the files this process's own, and the socket beside them with them. Whoever is told that this gateway is ready may
         // Only now are the files this process's own, and the socket beside them with them. Whoever is told that this gateway is ready may
         // start a successor at once.
         let handover = listen_for_successors(&config);
@@ -122,12 +118,15 @@ impl Gateway {
         let egress = start_egress(&config, &known, &threads);
         let draining = Arc::new(AtomicBool::new(false));
         let checks = checks(&config, &known, &egress, &draining, tunnels.socket_buffers());
-        let checks = traces::with_check(checks, traces.as_ref());
+        let checks = otlp::with_check(checks, otlp.as_ref());
         egress.start_redirect(&known.vips.bindings()).await?;
         // Whoever is told that this gateway is ready sends clients to it at once.
         egress.opened().await;
         let servers = start_servers(&config, &known, checks, begun).await;
         let servers = without_redirect_unless_up(servers, &egress).await?;
+        if let Some(otlp) = &mut otlp {
+            otlp.send_metrics(servers.metrics.clone());
+        }
         let bound = listeners::bound(&tunnels, &servers);
         known
             .listeners
@@ -156,7 +155,7 @@ impl Gateway {
             background,
             failback: known.failback,
             demand: known.demand,
-            traces,
+            otlp,
             handed: config.handed.sockets,
             handover,
             topology: config.topology,

@@ -7,6 +7,14 @@ use causeway_host::tasks::Tasks;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
+use super::{GatewayConfig, GatewayStartError};
+
+/// Starts the data threads of a gateway.
+pub(super) fn start_threads(config: &GatewayConfig) -> Result<DataThreads, GatewayStartError> {
+    let count = config.threads;
+    DataThreads::start(count, &config.tasks).map_err(|source| GatewayStartError::Threads { count, source })
+}
+
 /// Data threads that run until they are stopped or dropped.
 #[derive(Debug, Default)]
 pub(crate) struct DataThreads {

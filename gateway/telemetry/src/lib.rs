@@ -11,6 +11,7 @@ mod lines;
 pub mod log;
 mod metrics;
 mod minute;
+mod otlp;
 mod outcome;
 mod printable;
 mod rate_limited;
@@ -27,6 +28,10 @@ pub use described::{DescribedRegistry, LabelledMetric, MetricDescription};
 pub use lines::{AppendedFile, LineCounts, LineSink, LineWriter};
 pub use metrics::{Labels, MetricsRegistry, TraceLabel, TracedHistogram, result_word};
 pub use minute::{MinuteBoard, ServedPlace, ServiceCounts, WaitCounts};
+pub use otlp::{
+    LogTap, MetricsText, OtlpChoice, OtlpExport, OtlpMetrics, OtlpProtocol, OtlpSettings, OtlpSettingsError,
+    OtlpSignal, OtlpStartError,
+};
 pub use outcome::{ConnectionOutcome, OutcomeSide, StreamRefusal};
 pub use printable::{printable, printable_page};
 pub use rate_limited::RateLimited;
@@ -34,9 +39,6 @@ pub use request::RequestFacts;
 pub use series::{NamedLabels, Series};
 pub use services::{KnownNames, ServiceLabels};
 pub use side::Side;
-pub use traces::{
-    ActiveSpan, OtlpProtocol, OtlpSettings, OtlpSettingsError, SpanExport, TraceContext, TraceId,
-    TraceMetrics, Tracer,
-};
+pub use traces::{ActiveSpan, TraceContext, TraceId, Tracer};
 #[cfg(any(test, feature = "test-util"))]
 pub use traces::{RecordedSpan, SpanRecorder};

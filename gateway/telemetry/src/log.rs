@@ -11,15 +11,19 @@ use std::{
 
 use causeway_host::tasks::Tasks;
 use clap::ValueEnum;
-use tracing_subscriber::{EnvFilter, fmt, fmt::MakeWriter, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, fmt, fmt::MakeWriter, layer::SubscriberExt as _, util::SubscriberInitExt,
+};
 
-use super::{LineWriter, printable::log_line};
+use super::{LineWriter, LogTap, printable::log_line};
 
 /// Longest wait at the end of the program for lines that are still to be written.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The writer of the process's log, which is as global as standard error is.
 static WRITER: OnceLock<LineWriter> = OnceLock::new();
+/// The place from which a gateway of this process has the log's events.
+static TAP: OnceLock<LogTap> = OnceLock::new();
 
 /// Form of log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -58,19 +62,24 @@ pub fn start(format: LogFormat, filter: &str, tasks: &Tasks) -> Result<LogGuard,
     })?;
     let writer = LineWriter::start_silent(io::stderr(), tasks).map_err(LogError::Thread)?;
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let builder = fmt()
-        .with_writer(Lines {
-            writer: writer.clone(),
-            coloured: colour && format == LogFormat::Text,
-        })
-        .with_env_filter(filter)
-        .log_internal_errors(false);
+    let lines = Lines {
+        writer: writer.clone(),
+        coloured: colour && format == LogFormat::Text,
+    };
+    let lines = fmt::layer().with_writer(lines).log_internal_errors(false);
+    let events = tracing_subscriber::registry().with(filter).with(tap());
     match format {
-        LogFormat::Text => builder.with_ansi(colour).finish().try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
+        LogFormat::Text => events.with(lines.with_ansi(colour)).try_init(),
+        LogFormat::Json => events.with(lines.json().flatten_event(true)).try_init(),
     }
     .map_err(LogError::Already)?;
     Ok(LogGuard(WRITER.get_or_init(|| writer)))
+}
+
+/// The place from which events of this process's log can be had.
+#[must_use]
+pub fn tap() -> LogTap {
+    TAP.get_or_init(LogTap::default).clone()
 }
 
 /// Log lines of this process that were not written since the start, because nobody took them.

@@ -103,7 +103,7 @@ const LABELS: &[(&str, &str, &str)] = &[
     (
         "reason",
         "causeway_telemetry_dropped",
-        "`queue_full`: the receiver is slow; `failed`: it did not take them; `shutdown`: the gateway ended first",
+        "`queue_full`: the receiver is slow; `failed`: it did not take them; `rejected`: it took the message without them; `shutdown`: the gateway ended first",
     ),
     (
         "reason",
@@ -177,6 +177,11 @@ const LABELS: &[(&str, &str, &str)] = &[
         "A service of the topology; `other`: a name that it does not have",
     ),
     ("side", "", "Who refused: `local`, this gateway, or `peer`"),
+    (
+        "signal",
+        "",
+        "`traces`, `metrics` or `logs`, which are sent over OTLP",
+    ),
     ("state", "causeway_link", "`up`, `stalled` or `draining`"),
     (
         "state",

@@ -2,7 +2,7 @@
 //! registry.
 
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -200,21 +200,31 @@ async fn metrics(
     large.make(move || scraped(&state)).await?
 }
 
+impl AdminState {
+    /// Gives what `/metrics` shows at this moment.
+    ///
+    /// # Errors
+    /// Never in practice: writing to a `String` does not fail.
+    pub fn metrics_text(&self) -> Result<String, fmt::Error> {
+        scrape(
+            &self.metrics,
+            &self.tunnel_metrics,
+            &ScrapeState {
+                snapshot: &self.snapshots.load_full(),
+                tunnels: &readings(self),
+                sync: &(self.sync)(),
+                process: &ProcessReading::now(),
+                access_dropped: self.access.lost(),
+                log_dropped: log::lost_lines(),
+                tasks_ended: self.tasks.ended().count,
+                up_seconds: self.started.elapsed().as_secs_f64(),
+            },
+        )
+    }
+}
+
 fn scraped(state: &AdminState) -> Result<Response, ApiError> {
-    let text = scrape(
-        &state.metrics,
-        &state.tunnel_metrics,
-        &ScrapeState {
-            snapshot: &state.snapshots.load_full(),
-            tunnels: &readings(state),
-            sync: &(state.sync)(),
-            process: &ProcessReading::now(),
-            access_dropped: state.access.lost(),
-            log_dropped: log::lost_lines(),
-            tasks_ended: state.tasks.ended().count,
-            up_seconds: state.started.elapsed().as_secs_f64(),
-        },
-    );
+    let text = state.metrics_text();
     let text = text.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response())
 }

@@ -74,7 +74,7 @@ impl ClientConnection {
     /// Span that the lines of this connection's task stand under. Lines that are written at the default level say the id
     /// themselves, so that there a connection carries no span and pays for none.
     pub(super) fn span(&self) -> tracing::Span {
-        tracing::debug_span!("egress", connection = %self.id(), trace_id = tracing::field::Empty)
+        tracing::debug_span!("egress", connection = %self.id(), trace_id = field::Empty, span_id = field::Empty)
     }
 }
 
@@ -334,8 +334,10 @@ pub(super) fn warn_unreached(
         let (connection, caller) = (summary.id, &summary.caller);
         let (outcome, attempts) = (summary.outcome.word(), summary.attempts);
         let waited_for = summary.to_zone.as_ref().map(ZoneName::as_str);
-        let trace_id = summary.trace.as_ref().map(|trace| field::display(trace.id()));
-        tracing::warn!(%connection, trace_id, %target, %client, %caller, outcome, waited_for, attempts, repeats, "no instance could be reached");
+        let trace = summary.trace.as_ref().map(|trace| &trace.server);
+        let trace_id = trace.map(|span| field::display(span.id()));
+        let span_id = trace.and_then(ActiveSpan::span_id).map(field::display);
+        tracing::warn!(%connection, trace_id, span_id, %target, %client, %caller, outcome, waited_for, attempts, repeats, "no instance could be reached");
     }
 }
 

@@ -11,7 +11,8 @@ use http::{HeaderMap, Request, StatusCode};
 
 use super::{EgressShared, upstream::Upstream};
 use crate::traces::{
-    describe_end, describe_instance, describe_service, end_span, method_word, parent_of, tell_parent,
+    describe_end, describe_instance, describe_service, end_span, method_word, parent_of, tell_log,
+    tell_parent,
 };
 
 /// Spans of one connection, or of one request.
@@ -39,7 +40,7 @@ impl EgressTrace {
     pub(super) fn of_connection(shared: &EgressShared, target: &Target) -> Option<Box<Self>> {
         let mut server = shared.config.tracer.serve("egress", None)?;
         server.name("egress", target.service.as_str());
-        tracing::Span::current().record("trace_id", tracing::field::display(server.id()));
+        tell_log(&server);
         Some(Box::new(Self::new(server, false)))
     }
 

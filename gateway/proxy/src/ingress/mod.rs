@@ -28,7 +28,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
 use rand::{Rng as _, SeedableRng, rngs::SmallRng};
 use tokio::sync::watch;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, field};
 
 use crate::ProxyMetrics;
 use crate::{
@@ -209,7 +209,7 @@ impl StreamHandler for Ingress {
         };
         let id = told.unwrap_or_else(|| ConnectionId::new(self.shared.rng().random()));
         // Off at the default level, as at the egress; see its `Arrival::span`.
-        let span = tracing::debug_span!("ingress", connection = %id, trace_id = tracing::field::Empty);
+        let span = tracing::debug_span!("ingress", connection = %id, trace_id = field::Empty, span_id = field::Empty);
         // Boxed apart, so that an open connection carries neither the state of its set-up nor the room for it.
         let setting_up = Box::pin(set_up(self.shared.clone(), stream, id));
         let serving = async move {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use causeway_federation::name::ServiceName;
 use causeway_proto::tunnel::{Connect, RefusalReason};
-use causeway_telemetry::{AccessRecord, ConnectionId, ConnectionOutcome, Role, Side};
+use causeway_telemetry::{AccessRecord, ActiveSpan, ConnectionId, ConnectionOutcome, Role, Side};
 use causeway_tunnel::{Tunnel, stream_refusal};
 
 use super::{IngressShared, RefusedStream, refuse, trace::IngressTrace};
@@ -37,8 +37,10 @@ impl IngressShared {
         ) {
             tracing::debug!(%peer, service, reason = reason.word(), detail = refused.message, "refused a stream");
         } else if let Some(repeats) = self.rate_limited.lock().admit(begun, (peer.clone(), reason)) {
-            let trace_id = trace.as_ref().map(|trace| tracing::field::display(trace.id()));
-            tracing::warn!(%connection, trace_id, %peer, service, reason = reason.word(), detail = refused.message, repeats, "refused a stream");
+            let span = trace.as_ref().map(|trace| trace.server());
+            let trace_id = span.map(|span| tracing::field::display(span.id()));
+            let span_id = span.and_then(ActiveSpan::span_id).map(tracing::field::display);
+            tracing::warn!(%connection, trace_id, span_id, %peer, service, reason = reason.word(), detail = refused.message, repeats, "refused a stream");
         }
         let Ok(service) = ServiceName::new(&connect.service) else {
             return;

@@ -6,7 +6,7 @@ use causeway_telemetry::{AccessRecord, ActiveSpan, ConnectionOutcome, TraceConte
 use super::IngressShared;
 use crate::{
     dial::InstanceConnection,
-    traces::{describe_end, describe_instance, end_span},
+    traces::{describe_end, describe_instance, end_span, tell_log},
 };
 
 /// Spans of one stream.
@@ -24,7 +24,7 @@ impl IngressTrace {
         }
         let parent = TraceContext::told(&connect.trace_parent);
         let server = tracer.serve("ingress", parent.as_ref())?;
-        tracing::Span::current().record("trace_id", tracing::field::display(server.id()));
+        tell_log(&server);
         Some(Box::new(Self {
             server,
             instance: None,
@@ -33,6 +33,11 @@ impl IngressTrace {
 
     pub(super) fn id(&self) -> TraceId {
         self.server.id()
+    }
+
+    /// Span of the stream.
+    pub(super) fn server(&self) -> &ActiveSpan {
+        &self.server
     }
 
     /// An instance is about to be connected to.

@@ -93,7 +93,7 @@ pub(super) fn config(
         },
         gate,
         access,
-        otlp: args.traces.settings()?,
+        otlp: args.otlp.settings()?,
         ages: ages(args)?,
         stall_limit: stall_limit(args.stall_timeout)?,
         half_closed_limit: half_closed_limit(args.half_closed_timeout)?,

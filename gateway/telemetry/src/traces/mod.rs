@@ -1,11 +1,9 @@
 //! Traces: what a connection or request came through, as spans that are sent to a receiver over OTLP. Off there is no span, no thread and no
 //! task, and a [`Tracer`] is one pointer that is null.
 //!
-//! `OpenTelemetry`'s crates are named in this folder alone.
+//! `OpenTelemetry`'s crates are named in this folder and in `otlp` alone.
 
 mod context;
-mod export;
-mod settings;
 #[cfg(any(test, feature = "test-util"))]
 mod testbed;
 
@@ -23,8 +21,6 @@ use opentelemetry_sdk::{
 };
 
 pub use context::{TraceContext, TraceId};
-pub use export::{SpanExport, TraceMetrics};
-pub use settings::{OtlpProtocol, OtlpSettings, OtlpSettingsError};
 #[cfg(any(test, feature = "test-util"))]
 pub use testbed::{RecordedSpan, SpanRecorder};
 
@@ -41,7 +37,7 @@ impl fmt::Debug for Tracer {
 
 impl Tracer {
     /// Makes spans that end in `processor`. Which traces are sampled is for `OTEL_TRACES_SAMPLER` to say.
-    fn of(processor: impl SpanProcessor + 'static, resource: Resource) -> Self {
+    pub(crate) fn of(processor: impl SpanProcessor + 'static, resource: Resource) -> Self {
         let provider = SdkTracerProvider::builder()
             .with_span_processor(processor)
             .with_resource(resource)
@@ -133,6 +129,13 @@ impl ActiveSpan {
     #[must_use]
     pub fn id(&self) -> TraceId {
         self.context().id()
+    }
+
+    /// Names it as logs do, in 16 hexadecimal digits; `None`: it is not recorded.
+    #[must_use]
+    pub fn span_id(&self) -> Option<impl fmt::Display + use<>> {
+        self.is_recorded()
+            .then(|| self.open.span.span_context().span_id())
     }
 
     /// Adds what it is about to its name, which has to be one of few.

@@ -185,7 +185,10 @@ impl RequestRecord {
     /// Span that its lines of the log stand under, beside that of its connection; none where it is in no trace.
     pub(super) fn log_span(&self) -> tracing::Span {
         match self.span() {
-            Some(span) => tracing::debug_span!("request", trace_id = %span.id()),
+            Some(span) => {
+                let span_id = span.span_id().map(tracing::field::display);
+                tracing::debug_span!("request", trace_id = %span.id(), span_id)
+            }
             None => tracing::Span::none(),
         }
     }
