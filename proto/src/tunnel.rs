@@ -101,6 +101,7 @@ mod tests {
             sticky: u64::MAX,
             port: "x".repeat(15),
             primary_port: true,
+            trace_state: "x".repeat(512),
         };
         let kind = Some(stream_header::Kind::Connect(connect));
         assert!(encode_frame(&StreamHeader { kind }).is_ok());

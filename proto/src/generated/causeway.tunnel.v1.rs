@@ -98,6 +98,10 @@ pub struct Connect {
     /// The port is the primary one in the asker's topology: where the service has one port without a name, it is that one.
     #[prost(bool, tag = "19")]
     pub primary_port: bool,
+    /// W3C trace context `tracestate` beside `trace_parent`: at most 32 members and 512 bytes; empty means none. One that is longer or cannot be read
+    /// is as none.
+    #[prost(string, tag = "20")]
+    pub trace_state: ::prost::alloc::string::String,
 }
 /// The rest of the stream is one HTTP/2 connection that carries the ZoneSync gRPC service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

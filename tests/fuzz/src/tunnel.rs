@@ -80,6 +80,7 @@ fn connect() -> Connect {
         sticky: 9,
         port: "admin".to_owned(),
         primary_port: true,
+        trace_state: "vendor=x".to_owned(),
     }
 }
 

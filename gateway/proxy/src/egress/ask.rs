@@ -21,7 +21,7 @@ use causeway_proto::tunnel::{
     stream_reply::Outcome,
 };
 use causeway_routing::{failures::ConnectFailures, permit::Caller, snapshot::Snapshot, sticky::StickyKey};
-use causeway_telemetry::{ConnectionId, ConnectionOutcome, Side, StreamRefusal};
+use causeway_telemetry::{ConnectionId, ConnectionOutcome, Side, StreamRefusal, TraceContext};
 use causeway_tunnel::{
     PORTS, ReadFrameError, ReplyError, SendHalf, Stream, Tunnel, TunnelSet, WriteError, read_reply,
     stream_refusal,
@@ -136,8 +136,8 @@ pub(super) struct ConnectRequest {
     pub(super) early: EarlyBytes,
     /// Terms on which a connection to an instance is lent.
     pub(super) lending: Lending,
-    /// Place in a trace of what is asked for; empty: it is in none.
-    pub(super) trace_parent: String,
+    /// Place in a trace of what is asked for; `None`: it is in none.
+    pub(super) trace: Option<TraceContext>,
 }
 
 /// Port of a service, as a far gateway is told of it.
@@ -176,6 +176,7 @@ impl ConnectRequest {
     fn header(&self) -> StreamHeader {
         let caller = &self.caller;
         let (identity, port) = (caller.identity.as_ref(), &self.port.name);
+        let trace = self.trace.as_ref();
         StreamHeader {
             kind: Some(Kind::Connect(Connect {
                 service: self.service.as_str().to_owned(),
@@ -187,7 +188,8 @@ impl ConnectRequest {
                     .unwrap_or_default(),
                 caller_tags: pairs(&caller.tags),
                 caller_identity: identity.map(ToString::to_string).unwrap_or_default(),
-                trace_parent: self.trace_parent.clone(),
+                trace_parent: trace.map(TraceContext::parent).unwrap_or_default(),
+                trace_state: trace.map(TraceContext::state).unwrap_or_default(),
                 attempt: self.attempt,
                 early: !self.early.bytes().is_empty(),
                 connection: self.connection.bits(),

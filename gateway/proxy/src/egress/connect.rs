@@ -418,7 +418,7 @@ impl Search<'_> {
                 false => self.early.beside_others(),
             },
             lending: self.lending,
-            trace_parent: trace.map(|trace| trace.parent()).unwrap_or_default(),
+            trace,
         };
         let rtt = tunnel.rtt();
         let tunnels = self.shared.tunnels.clone();

@@ -23,6 +23,7 @@ impl IngressTrace {
             return None;
         }
         let parent = TraceContext::told(&connect.trace_parent);
+        let parent = parent.map(|parent| parent.with_state(&connect.trace_state));
         let server = tracer.serve("ingress", parent.as_ref())?;
         tell_log(&server);
         Some(Box::new(Self {

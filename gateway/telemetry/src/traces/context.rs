@@ -7,6 +7,8 @@ use serde::{Serialize, Serializer};
 
 /// Most bytes of a `tracestate` that is taken up; a longer one is left out of spans, and handed on all the same.
 const MAX_STATE_BYTES: usize = 512;
+/// Most members of one.
+const MAX_STATE_MEMBERS: usize = 32;
 
 /// Names a trace, and tells whether it is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +72,10 @@ impl TraceContext {
     /// Takes up what other tracing systems say of it, if that can be read.
     #[must_use]
     pub fn with_state(self, state: &str) -> Self {
-        let read = (state.len() <= MAX_STATE_BYTES).then(|| TraceState::from_str(state).ok());
-        match read.flatten() {
+        // Members without anything in them are allowed, and count for nothing.
+        let members = state.split(',').filter(|member| !member.trim().is_empty());
+        let is_short = state.len() <= MAX_STATE_BYTES && members.count() <= MAX_STATE_MEMBERS;
+        match is_short.then(|| TraceState::from_str(state).ok()).flatten() {
             None => self,
             Some(state) => {
                 let Self(own) = &self;
@@ -91,6 +95,12 @@ impl TraceContext {
             own.span_id(),
             own.trace_flags() & TraceFlags::SAMPLED
         )
+    }
+
+    /// Text of what other tracing systems say of it, as a `tracestate`: at most 512 bytes, often none.
+    #[must_use]
+    pub fn state(&self) -> String {
+        self.0.trace_state().header()
     }
 
     #[must_use]
@@ -155,10 +165,19 @@ mod tests {
     fn what_other_systems_say_is_taken_up_if_it_can_be_read() {
         let told = |state: &str| {
             let context = TraceContext::told(PARENT).unwrap().with_state(state);
-            context.0.trace_state().header()
+            context.state()
         };
         assert_eq!(told("ot=th:8,vendor=x"), "ot=th:8,vendor=x");
         assert_eq!(told("no state"), "");
         assert_eq!(told(&format!("v={}", "x".repeat(MAX_STATE_BYTES))), "");
+        assert_eq!(told(&"x".repeat(MAX_STATE_BYTES)), "");
+        let members = |count: usize| {
+            (0..count)
+                .map(|n| format!("v{n}=x"))
+                .collect::<Vec<_>>()
+                .join(",")
+        };
+        assert_eq!(told(&members(MAX_STATE_MEMBERS)), members(MAX_STATE_MEMBERS));
+        assert_eq!(told(&members(MAX_STATE_MEMBERS + 1)), "");
     }
 }

@@ -21,6 +21,8 @@ pub struct RecordedSpan {
     pub id: String,
     /// `None`: its trace begins with it.
     pub parent: Option<String>,
+    /// Words of other tracing systems on its trace.
+    pub state: String,
     pub attributes: BTreeMap<String, String>,
 }
 
@@ -62,6 +64,7 @@ impl SpanProcessor for SpanRecorder {
             trace: span.span_context.trace_id().to_string(),
             id: span.span_context.span_id().to_string(),
             parent: (span.parent_span_id != SpanId::INVALID).then(|| span.parent_span_id.to_string()),
+            state: span.span_context.trace_state().header(),
             attributes,
         });
     }

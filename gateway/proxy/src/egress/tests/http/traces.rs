@@ -58,8 +58,8 @@ async fn a_request_through_two_zones_is_one_trace_of_its_client() {
         (&ingress, &*connect.id),
     ] {
         assert_eq!(
-            (&*span.trace, span.parent.as_deref()),
-            (TRACE, Some(parent)),
+            (&*span.trace, span.parent.as_deref(), &*span.state),
+            (TRACE, Some(parent), "vendor=x"),
             "{span:?}"
         );
     }
