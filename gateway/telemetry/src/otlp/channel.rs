@@ -126,6 +126,8 @@ pub enum OtlpStartError {
     Http(#[from] http::uri::InvalidUri),
 }
 
+type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
 /// Way to a receiver. Clones share their connections.
 #[derive(Debug, Clone)]
 pub(super) struct OtlpChannel {
@@ -137,7 +139,7 @@ pub(super) struct OtlpChannel {
 enum ChannelKind {
     Grpc(Channel),
     Http {
-        client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+        client: Box<HttpClient>,
         endpoint: String,
     },
 }
@@ -154,7 +156,7 @@ impl OtlpChannel {
             OtlpProtocol::Http => {
                 let _: Uri = endpoint.parse()?;
                 ChannelKind::Http {
-                    client: Client::builder(TokioExecutor::new()).build(connector(settings)),
+                    client: Box::new(Client::builder(TokioExecutor::new()).build(connector(settings))),
                     endpoint: endpoint.clone(),
                 }
             }
@@ -197,7 +199,7 @@ impl OtlpChannel {
 
     async fn post<M: OtlpMessage>(
         &self,
-        client: &Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+        client: &HttpClient,
         endpoint: &str,
         message: &M,
     ) -> Result<M::Answer, OtlpSendError> {
