@@ -84,14 +84,20 @@ fn main() {
             ..USUAL
         },
     ] {
-        let (find, route) = request(size);
-        println!("{size:?}: {find} ns to find its route, {route} ns for `route`");
+        let RequestCost { find, first, route } = request(size);
+        println!(
+            "{size:?}: {find} ns to find its route, {route} ns for `route`, {first} ns the first time for a service"
+        );
     }
     println!("route: {SERVICES} services, each exported by {EXPORTERS} gateways");
     for zones in ZONES {
         let begun = Instant::now();
         let snapshot = federation(zones);
         let built = begun.elapsed();
+        for number in 0..SERVICES {
+            let request = Request::new(Target::service(name(number)));
+            black_box(route(&snapshot, &request, SmallRng::seed_from_u64(1)).first());
+        }
         let mut rng = SmallRng::seed_from_u64(1);
         let few = nanos(|| {
             let request = Request::new(Target::service(name(rng.random_range(0..SERVICES))));
@@ -102,9 +108,9 @@ fn main() {
         let all = nanos(|| {
             black_box(route(&snapshot, &everywhere, &mut rng).first());
         });
-        let delta = delta(&snapshot);
+        let (delta, published) = (delta(&snapshot, false), delta(&snapshot, true));
         println!(
-            "{zones:>6} zones: {few:>8} ns a decision, {all:>9} ns for a service that all export, {delta:>7} ns to take up a delta (built in {built:.1?})"
+            "{zones:>6} zones: {few:>8} ns a decision, {all:>9} ns for a service that all export, {delta:>7} ns to take up a delta, {published:>7} ns with its snapshot (built in {built:.1?})"
         );
     }
     println!("balance: one instance of so many");
@@ -127,8 +133,15 @@ fn main() {
     }
 }
 
-/// Nanoseconds to find the route of a request, and to decide where it goes, each time for another service.
-fn request(size: Size) -> (u128, u128) {
+/// Nanoseconds to find the route of a request, and to decide where it goes, each time for another service; of which nothing was asked yet, and later.
+#[derive(Debug, Clone, Copy)]
+struct RequestCost {
+    find: u128,
+    first: u128,
+    route: u128,
+}
+
+fn request(size: Size) -> RequestCost {
     let snapshot = demanding(size);
     let headers = HeaderMap::new();
     let last = format!("/p{:04}/orders/1", size.routes - 1);
@@ -150,12 +163,18 @@ fn request(size: Size) -> (u128, u128) {
         let service = &snapshot.topology.services[&question.target.service];
         black_box(find(service, &head).is_ok_and(|route| route.is_some()));
     });
+    let begun = Instant::now();
+    for question in &questions {
+        let seed = SmallRng::seed_from_u64(rng.random());
+        black_box(route(&snapshot, question, seed).first());
+    }
+    let first = begun.elapsed().as_nanos() / questions.len() as u128;
     let route = nanos(|| {
         let question = &questions[rng.random_range(0..questions.len())];
         let seed = SmallRng::seed_from_u64(rng.random());
         black_box(route(&snapshot, question, seed).first());
     });
-    (find, route)
+    RequestCost { find, first, route }
 }
 
 /// Services with so many arms, tiers and routes, each exported by a few of so many zones.
@@ -278,9 +297,10 @@ fn federation(zones: usize) -> Snapshot {
     testbed::snapshot("home", &Arc::new(topology), vec![], entries.collect(), &links)
 }
 
-/// A change of one export's weight, taken up in a copy of the catalog.
-fn delta(snapshot: &Snapshot) -> u128 {
+/// A change of one export's weight, taken up in a copy of the catalog, and in the snapshot that is made of it.
+fn delta(snapshot: &Snapshot, is_published: bool) -> u128 {
     let mut weight = 0;
+    let mut compiled = snapshot.compiled.clone();
     let mut catalog: Arc<Catalog> = snapshot.catalog.clone();
     let origin = testbed::gateway("z00000");
     nanos(|| {
@@ -297,6 +317,13 @@ fn delta(snapshot: &Snapshot) -> u128 {
         let mut next = Catalog::clone(&catalog);
         next.insert(entry);
         catalog = Arc::new(next);
+        if is_published {
+            let after = Snapshot {
+                catalog: catalog.clone(),
+                ..snapshot.clone()
+            };
+            compiled = after.compiled_after(&compiled).compiled;
+        }
     })
 }
 

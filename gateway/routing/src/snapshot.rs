@@ -18,7 +18,7 @@ use serde::Serialize;
 pub use crate::balance::{InstanceList, InstanceLoad};
 use crate::{
     callers, capacity::CapacityBoard, failback::Ceilings, outlier::Ejections, reach::OwnListeners,
-    shift::Shifts,
+    route::CompiledServices, shift::Shifts,
 };
 
 /// The current snapshot, shared by every task that decides something.
@@ -53,9 +53,18 @@ pub struct Snapshot {
     pub shifts: Shifts,
     /// Demand of the clients here, and where it goes by the capacity of zones. Shared and changed as ejections are.
     pub capacity: Arc<CapacityBoard>,
+    /// Decisions as far as they follow from the rest of this snapshot. Made for it, and useless in another; filled as services are asked for.
+    pub compiled: CompiledServices,
 }
 
 impl Snapshot {
+    /// Has decisions on it made faster, with what was worked out for the snapshot before.
+    #[must_use]
+    pub fn compiled_after(mut self, before: &CompiledServices) -> Self {
+        self.compiled = before.following(&self);
+        self
+    }
+
     /// Tells whether the topology has a zone emptied.
     #[must_use]
     pub fn drains(&self, zone: &ZoneName) -> bool {

@@ -48,8 +48,13 @@ impl StickyKey {
     }
 
     pub(crate) fn draw_named(self, name: &str, weight: f64) -> f64 {
-        self.draw(fnv(name.as_bytes()), weight)
+        self.draw(number_of(name), weight)
     }
+}
+
+/// The number by which [`StickyKey::draw_named`] draws a name.
+pub(crate) fn number_of(name: &str) -> u64 {
+    fnv(name.as_bytes())
 }
 
 /// Finds what a request, or a connection, has to be kept with others by; `None`: it has no such mark.

@@ -17,6 +17,7 @@ use crate::{
     callers,
     outlier::Ejections,
     reach::OwnListeners,
+    route::CompiledServices,
     snapshot::{Health, Instance, Link, Snapshot},
 };
 
@@ -125,5 +126,7 @@ pub fn snapshot(
         ceilings: crate::failback::Ceilings::default(),
         shifts: crate::shift::Shifts::default(),
         capacity: Arc::default(),
+        compiled: CompiledServices::default(),
     }
+    .compiled_after(&CompiledServices::default())
 }

@@ -11,6 +11,7 @@ use causeway_routing::{
     failback::Ceilings,
     outlier::Ejections,
     reach::OwnListeners,
+    route::CompiledServices,
     shift::Shifts,
     snapshot::{Published, Snapshot, Snapshots},
 };
@@ -39,11 +40,12 @@ pub(crate) struct ChangingInPlace {
     capacity: Arc<CapacityBoard>,
 }
 
-/// The latest index of callers, and the instances that it is of.
+/// The latest index of callers, the instances that it is of, and what is compiled.
 #[derive(Default)]
 struct Indexed {
     instances: Published,
     callers: Arc<callers::Index>,
+    compiled: CompiledServices,
 }
 
 impl Indexed {
@@ -57,7 +59,7 @@ impl Indexed {
 impl Sources {
     fn build(&mut self, generation: u64, indexed: &mut Indexed) -> Snapshot {
         let instances = self.instances.borrow_and_update().clone();
-        Snapshot {
+        let snapshot = Snapshot {
             generation,
             zone: self.zone.clone(),
             topology: self.topology.borrow_and_update().clone(),
@@ -70,7 +72,11 @@ impl Sources {
             ceilings: self.in_place.ceilings.clone(),
             shifts: self.in_place.shifts.clone(),
             capacity: self.in_place.capacity.clone(),
+            compiled: CompiledServices::default(),
         }
+        .compiled_after(&indexed.compiled);
+        indexed.compiled = snapshot.compiled.clone();
+        snapshot
     }
 }
 

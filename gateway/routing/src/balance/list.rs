@@ -118,6 +118,11 @@ impl InstanceList {
         Err(why)
     }
 
+    /// Tells whether both are one list, and not only alike.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Tells whether some of them are drained.
     #[must_use]
     pub fn has_drained(&self) -> bool {

@@ -146,6 +146,11 @@ impl Ejected {
         &ejected[..ejected.len().min(usize::try_from(most).unwrap_or(usize::MAX))]
     }
 
+    /// Tells whether any zone comes after the others for a service.
+    pub(crate) fn has_places_of(&self, service: &ServiceName) -> bool {
+        !self.places.is_empty() && self.places.contains_key(service)
+    }
+
     /// Tells whether a zone comes after the others for instances with these tags.
     #[must_use]
     pub fn has_place(

@@ -283,7 +283,8 @@ impl BestPlace {
 
 fn best(question: &Question<'_>, arm: &Arm) -> Option<BestPlace> {
     let mut rng = SmallRng::seed_from_u64(ANY_SEED);
-    let mut homes = homes::of_arm(question, arm, &mut Reasons::new(false), &mut rng);
+    let ejected = question.snapshot.ejections.load();
+    let mut homes = homes::of_arm(question, (arm, &ejected), &mut Reasons::new(false), &mut rng);
     let is_last_resort = homes.is_last_resort();
     let shares = std::mem::take(&mut homes.shares);
     let home = homes.next()?;

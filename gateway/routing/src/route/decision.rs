@@ -1,17 +1,14 @@
 //! The answer of `route`: an iterator over candidates that works out no more of them than are asked for.
 
-use std::collections::VecDeque;
-
 use causeway_federation::{name::Tags, topology::Criticality};
 use rand::Rng;
 use serde::Serialize;
 
 use super::{
-    Candidate, Destination, Question, Request,
-    arms::{self, Arm},
-    homes::{self, Homes},
-    reason::{Reason, ReasonSubject, Reasons, Why},
-    starting::part_of_arm,
+    Candidate, Request,
+    reason::{Reason, Why},
+    replay::Replay,
+    walk::ArmWalk,
 };
 use crate::{snapshot::Snapshot, target::Target};
 
@@ -20,23 +17,16 @@ use crate::{snapshot::Snapshot, target::Target};
 pub struct Decision<'s, R> {
     snapshot: &'s Snapshot,
     request: &'s Request,
+    rng: Replay<R>,
     /// `None`: the topology has no such service.
-    question: Option<Question<'s>>,
-    rng: R,
-    reasons: Reasons,
-    /// Those that were not looked at yet.
-    arms: std::vec::IntoIter<Arm>,
-    /// Those of which every home fails, which come last.
-    failing: VecDeque<(Arm, Homes<'s>)>,
-    /// Those that have no home, where instances that are ill may be one.
-    homeless: Vec<Arm>,
-    /// The arm at hand, and what is left of its homes.
-    at_hand: Option<(Arm, Homes<'s>)>,
+    criticality: Option<Criticality>,
     first: Option<Candidate>,
     first_given: bool,
-    /// Tags that an instance must carry of what is shed.
-    shed: Option<Tags>,
     why: Why,
+    /// `None`: the first was found in what is compiled, and no other has been asked for.
+    walk: Option<Box<ArmWalk<'s>>>,
+    /// The walk was begun after the first was given, and comes to it again.
+    repeats_first: bool,
 }
 
 /// A decision that was worked out to its end.
@@ -56,54 +46,40 @@ pub struct FullDecision {
 }
 
 impl<'s, R: Rng> Decision<'s, R> {
-    pub(super) fn new(snapshot: &'s Snapshot, request: &'s Request, mut rng: R) -> Self {
-        let target = &request.target;
-        let mut reasons = Reasons::new(request.explain);
-        let zone = snapshot.topology.zones.get(&snapshot.zone);
-        let service = snapshot.topology.services.get(&target.service);
-        let question = service.map(|service| Question {
-            snapshot,
-            service,
-            target,
-            port: request.port.as_ref(),
-            own_tags: zone.map(|zone| &zone.tags),
-            key: request.key,
-            criticality: request.criticality.unwrap_or(service.criticality),
-            draws_tier: true,
-            in_panic: false,
-        });
-        let arms = match service {
-            Some(service) => {
-                let split = request.split.as_deref();
-                let split = split.unwrap_or_else(|| snapshot.split_of(&target.service, service));
-                let part_of = |arm: &Tags| part_of_arm(snapshot, request, arm);
-                arms::ordered(split, (target, request.key), part_of, &mut reasons, &mut rng)
-            }
-            None => {
-                let subject = || ReasonSubject::Service(target.service.clone());
-                reasons.note(subject, None, Why::UnknownService);
-                Vec::new()
-            }
-        };
+    pub(super) fn new(snapshot: &'s Snapshot, request: &'s Request, rng: R) -> Self {
         let mut decision = Self {
             snapshot,
             request,
-            question,
-            rng,
-            reasons,
-            arms: arms.into_iter(),
-            failing: VecDeque::new(),
-            homeless: Vec::new(),
-            at_hand: None,
+            rng: Replay::new(rng),
+            criticality: None,
             first: None,
             first_given: false,
-            shed: None,
-            why: question.map_or(Why::UnknownService, |_| Why::NoHome),
+            why: Why::NoHome,
+            walk: None,
+            repeats_first: false,
         };
-        if let Some((candidate, why)) = decision.pull() {
-            (decision.first, decision.why) = (Some(candidate), why);
+        let compiled = snapshot.compiled.service(snapshot, request);
+        if let Some(service) = compiled
+            && let Some((first, why)) = service.first(request, &mut decision.rng)
+        {
+            decision.criticality = Some(request.criticality.unwrap_or(service.criticality()));
+            (decision.first, decision.why) = (Some(first), why);
+            return decision;
         }
+        // What was drawn in vain is drawn once more.
+        let mut walk = decision.walk();
+        match walk.pull(&mut decision.rng) {
+            Some((candidate, why)) => (decision.first, decision.why) = (Some(candidate), why),
+            None => decision.why = walk.why_none(),
+        }
+        decision.criticality = walk.question().map(|question| question.criticality);
+        decision.walk = Some(walk);
         decision
+    }
+
+    fn walk(&mut self) -> Box<ArmWalk<'s>> {
+        self.rng.rewind();
+        Box::new(ArmWalk::new(self.snapshot, self.request, &mut self.rng))
     }
 
     /// The candidate to be tried first.
@@ -121,109 +97,42 @@ impl<'s, R: Rng> Decision<'s, R> {
     /// Demand that this is part of: the tags that an instance must carry. `None`: nobody could serve it in any case.
     #[must_use]
     pub fn demanded(&self) -> Option<(&Tags, Criticality)> {
-        let tags = self
-            .first
-            .as_ref()
-            .map(|first| &first.tags)
-            .or(self.shed.as_ref());
-        tags.zip(self.question.map(|question| question.criticality))
+        let shed = || self.walk.as_ref().and_then(|walk| walk.shed());
+        let first = self.first.as_ref().map(|first| &first.tags);
+        first.or_else(shed).zip(self.criticality)
     }
 
     /// Works out the rest.
     #[must_use]
     pub fn complete(mut self) -> FullDecision {
         let candidates = self.by_ref().collect();
+        let reasons = self.walk.map(|walk| walk.into_reasons().into_vec());
         FullDecision {
             target: self.request.target.clone(),
             generation: self.snapshot.generation,
             arm: self.first.map(|first| first.arm),
             candidates,
             why: self.why,
-            reasons: self.reasons.into_vec(),
+            reasons: reasons.unwrap_or_default(),
         }
     }
 
-    /// The next candidate, and why it is one.
-    fn pull(&mut self) -> Option<(Candidate, Why)> {
+    /// The next candidate after the first.
+    fn pull(&mut self) -> Option<Candidate> {
+        if self.walk.is_none() {
+            self.walk = Some(self.walk());
+            self.repeats_first = true;
+        }
+        let walk = self.walk.as_mut()?;
         loop {
-            if let Some((arm, homes)) = &mut self.at_hand
-                && let Some(home) = homes.next()
-            {
-                let place = match home.gateway {
-                    None => Destination::Local,
-                    Some(gateway) => Destination::Remote {
-                        gateway: gateway.clone(),
-                    },
-                };
-                let candidate = Candidate {
-                    place,
-                    tags: arm.tags.clone(),
-                    arm: arm.split_tags.clone(),
-                    tier: home.grounds.tier,
-                    in_panic: home.grounds.in_panic,
-                };
-                return Some((candidate, home.grounds.why()));
-            }
-            let Some(arm) = self.arms.next() else {
-                match self.failing.pop_front() {
-                    Some((arm, homes)) => {
-                        self.note_arm(&arm, false);
-                        self.at_hand = Some((arm, homes));
-                    }
-                    None => self.panic()?,
-                }
-                continue;
-            };
-            let question = self.question.as_ref()?;
-            let homes = homes::of_arm(question, &arm, &mut self.reasons, &mut self.rng);
-            if homes.is_shed {
-                if self.first.is_none() && self.failing.is_empty() {
-                    // Another arm is not given it: the weights hold.
-                    self.arms = Vec::new().into_iter();
-                    (self.shed, self.why) = (Some(arm.tags), Why::Shed);
-                    return None;
-                }
+            let (candidate, _) = walk.pull(&mut self.rng)?;
+            // What is ejected may have changed since, so that it need not be the first any more.
+            if self.repeats_first && self.first.as_ref() == Some(&candidate) {
+                self.repeats_first = false;
                 continue;
             }
-            if homes.is_last_resort() {
-                self.failing.push_back((arm, homes));
-                continue;
-            }
-            if homes.is_empty() && question.service.panics() && !question.in_panic {
-                self.homeless.push(arm);
-                continue;
-            }
-            self.note_arm(&arm, homes.is_empty());
-            self.at_hand = Some((arm, homes));
+            return Some(candidate);
         }
-    }
-
-    /// Has the arms looked at once more, with instances that are ill, if none has had a candidate.
-    fn panic(&mut self) -> Option<()> {
-        let homeless = std::mem::take(&mut self.homeless);
-        let question = self.question.as_mut()?;
-        if self.first.is_some() {
-            homeless.iter().for_each(|arm| self.note_arm(arm, true));
-            return None;
-        }
-        if homeless.is_empty() {
-            return None;
-        }
-        question.in_panic = true;
-        self.arms = homeless.into_iter();
-        Some(())
-    }
-
-    /// Says what became of an arm: picked, kept in reserve, or without a home.
-    fn note_arm(&mut self, arm: &Arm, homeless: bool) {
-        let why = match (homeless, &self.first) {
-            (true, _) => Why::ArmWithoutHome,
-            (false, None) if arm.by_name => Why::ArmByName,
-            (false, None) => Why::ArmPicked,
-            (false, Some(_)) => Why::ArmInReserve,
-        };
-        let subject = || ReasonSubject::Arm { weight: arm.weight };
-        self.reasons.note(subject, Some(&arm.split_tags), why);
     }
 }
 
@@ -235,6 +144,6 @@ impl<R: Rng> Iterator for Decision<'_, R> {
             self.first_given = true;
             return self.first.clone();
         }
-        self.pull().map(|(candidate, _)| candidate)
+        self.pull()
     }
 }

@@ -106,6 +106,11 @@ impl Grounds {
         }
     }
 
+    /// Tells whether it comes only after others because its instances fail or its gateway drains.
+    pub(super) fn is_last_resort(self) -> bool {
+        self.failing || self.draining
+    }
+
     pub(super) fn rank(self) -> HomeRank {
         HomeRank {
             silent: self.link == Link::Stalled,
@@ -126,7 +131,10 @@ pub(super) struct Home<'s> {
     pub(super) grounds: Grounds,
     /// Weight that it tells of, as far as it is believed: those of one zone tell of the same instances.
     pub(super) weight: f64,
-    /// Exponential with the rate that [`draw_all`] gives it, so that ascending order is a weighted draw without replacement
+    /// Rate that [`weigh_all`] gives it, by which it is drawn without a key, and weight of its zone, by which that is drawn with one.
+    pub(super) rate: f64,
+    pub(super) zone_weight: f64,
+    /// Exponential with its rate, so that ascending order is a weighted draw without replacement
     /// (Efraimidis and Spirakis 2006).
     draw: f64,
     /// Decides among gateways of one zone, where a key draws the zone first.
@@ -139,6 +147,8 @@ impl<'s> Home<'s> {
             gateway,
             grounds,
             weight: rate(weight) * grounds.credit(),
+            rate: 0.0,
+            zone_weight: 0.0,
             draw: f64::INFINITY,
             within: 0.0,
         }
@@ -186,8 +196,7 @@ impl<'s> Homes<'s> {
     /// Tells whether every one of them comes after others because its instances fail or its gateway drains. Asked before the first is
     /// given.
     pub(super) fn is_last_resort(&self) -> bool {
-        let grounds = |home: &Home<'_>| home.grounds.failing || home.grounds.draining;
-        !self.left.is_empty() && self.left.iter().all(grounds)
+        !self.left.is_empty() && self.left.iter().all(|home| home.grounds.is_last_resort())
     }
 
     pub(super) fn next(&mut self) -> Option<Home<'s>> {
@@ -211,14 +220,13 @@ impl<'s> Homes<'s> {
 /// Every place that passes the filters for `arm`.
 pub(super) fn of_arm<'s>(
     question: &Question<'s>,
-    arm: &Arm,
+    (arm, ejected): (&Arm, &Ejected),
     reasons: &mut Reasons,
     rng: &mut impl Rng,
 ) -> Homes<'s> {
     let snapshot = question.snapshot;
     let mut homes = Homes::default();
-    let ejected = snapshot.ejections.load();
-    let own = own_zone(question, arm, &ejected);
+    let own = own_zone(question, arm, ejected);
     // What is passed over in panic too has its reason already.
     let is_told = |why: &Why| why.taken() || !question.in_panic;
     let why = Some(own.map_or_else(|why| why, Grounds::why));
@@ -237,7 +245,7 @@ pub(super) fn of_arm<'s>(
     let entries = exporters.into_iter().flatten();
     for entry in entries.chain(everybody.into_iter().flatten()) {
         let gateway = &entry.record.origin;
-        let verdict = remote(question, entry, arm, &ejected);
+        let verdict = remote(question, entry, arm, ejected);
         let why = Some(verdict.map_or_else(|why| why, |(grounds, _)| grounds.why()));
         let subject = || ReasonSubject::Gateway(gateway.clone());
         reasons.note_if(why.filter(is_told), subject, &arm.split_tags);
@@ -253,6 +261,7 @@ pub(super) fn of_arm<'s>(
         spill(question, arm, &mut homes, (reasons, rng));
     }
     start_slowly(question, arm, &mut homes, rng);
+    weigh_all(&mut homes.left);
     draw_all(&mut homes.left, question.key, rng);
     if reasons.wanted() && !question.in_panic {
         note_unheard(question, arm, reasons);
@@ -267,11 +276,10 @@ struct AnnouncedWeights {
     most: f64,
 }
 
-/// Draws the order of places whose ranks are equal. A zone has its weight once, however many gateways it has: the most that
+/// Divides the weight of each zone. A zone has its weight once, however many gateways it has: the most that
 /// one of them tells of. Those of them with one rank divide it among themselves, each by what it tells; one of a lower rank
-/// takes nothing from it. A key draws the zone by the same weight, and then the gateway, so that a gateway that leaves moves nobody to
-/// another zone. `homes` has the gateways of a zone beside each other.
-fn draw_all(homes: &mut [Home<'_>], key: Option<StickyKey>, rng: &mut impl Rng) {
+/// takes nothing from it. `homes` has the gateways of a zone beside each other.
+fn weigh_all(homes: &mut [Home<'_>]) {
     for zone in homes.chunk_by_mut(|one, next| one.zone() == next.zone()) {
         // Tier and zone are the same for all of them, so that a rank is two bits.
         let mut told = [AnnouncedWeights::default(); 4];
@@ -282,13 +290,22 @@ fn draw_all(homes: &mut [Home<'_>], key: Option<StickyKey>, rng: &mut impl Rng) 
         }
         for home in zone {
             let AnnouncedWeights { sum, most } = told[home.grounds.rank().within_zone()];
-            match (key, home.gateway) {
-                (Some(key), Some(gateway)) => {
-                    home.draw = key.draw_named(gateway.zone.as_str(), most);
-                    home.within = key.draw_named(&gateway.to_string(), home.weight);
-                }
-                _ => home.draw = draw(home.weight / sum * most, rng),
+            home.rate = home.weight / sum * most;
+            home.zone_weight = most;
+        }
+    }
+}
+
+/// Draws the order of places whose ranks are equal. A key draws the zone by its weight, and then the gateway, so that a gateway that leaves
+/// moves nobody to another zone.
+fn draw_all(homes: &mut [Home<'_>], key: Option<StickyKey>, rng: &mut impl Rng) {
+    for home in homes {
+        match (key, home.gateway) {
+            (Some(key), Some(gateway)) => {
+                home.draw = key.draw_named(gateway.zone.as_str(), home.zone_weight);
+                home.within = key.draw_named(&gateway.to_string(), home.weight);
             }
+            _ => home.draw = draw(home.rate, rng),
         }
     }
 }

@@ -17,19 +17,23 @@ use crate::{snapshot::Snapshot, sticky::StickyKey, target::Target};
 mod allotment;
 mod arms;
 mod belonging;
+mod compiled;
 mod decision;
 mod exported;
 mod homes;
 mod reason;
+mod replay;
 mod spill;
 mod standing;
 mod starting;
 #[cfg(test)]
 mod tests;
 mod tiers;
+mod walk;
 
 pub(crate) use arms::arm_weights;
 pub use belonging::{Misplacement, Placement, belongs, leaves_instance_by, stays_here};
+pub use compiled::CompiledServices;
 pub use decision::{Decision, FullDecision};
 pub use exported::ExportCount;
 pub(crate) use homes::tier_between;
@@ -193,8 +197,9 @@ struct Question<'s> {
 ///
 /// With a key of the request what is said to be random or drawn is drawn by it (see `sticky`).
 ///
-/// Arms beyond the first, and places beyond the first, are worked out when the decision is asked for them. One seed gives
-/// one order, with reasons and without.
+/// Arms beyond the first, and places beyond the first, are worked out when the decision is asked for them. Without reasons the first is
+/// drawn from what was worked out for the snapshot (see [`CompiledServices`]), where that holds it. One seed gives one order, with reasons
+/// and without.
 #[must_use]
 pub fn route<'s, R: Rng>(snapshot: &'s Snapshot, request: &'s Request, rng: R) -> Decision<'s, R> {
     Decision::new(snapshot, request, rng)

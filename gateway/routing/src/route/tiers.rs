@@ -69,7 +69,8 @@ pub(super) fn of_arm_alone<T>(
         by_name: false,
     };
     let mut rng = SmallRng::seed_from_u64(0);
-    let homes = homes::of_arm(&question, &arm, &mut Reasons::new(false), &mut rng);
+    let ejected = snapshot.ejections.load();
+    let homes = homes::of_arm(&question, (&arm, &ejected), &mut Reasons::new(false), &mut rng);
     Some(look(service, homes))
 }
 

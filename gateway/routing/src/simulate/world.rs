@@ -16,6 +16,7 @@ use causeway_federation::{
 use crate::{
     balance::InstanceList,
     capacity::MeasuredCapacities,
+    route::CompiledServices,
     snapshot::{Health, Instance, Link, Snapshot},
 };
 
@@ -153,7 +154,9 @@ pub(super) fn seen_from(
         ceilings: Arc::default(),
         shifts: Arc::default(),
         capacity: Arc::default(),
+        compiled: CompiledServices::default(),
     }
+    .compiled_after(&CompiledServices::default())
 }
 
 /// The record of the one gateway that a zone is taken to have: a zone has its weight once, however many there are.

@@ -3,9 +3,12 @@
 //! Every change that comes in makes a new catalog while readers hold the one before. With a thousand zones a copy of a
 //! map would cost more than the change itself, and so would dropping it, which falls to whichever reader is last.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use super::CatalogEntry;
+use super::{CatalogEntry, EntryDifference};
 use crate::name::{GatewayId, ZoneName};
 
 /// Most entries in one chunk. A copy of 1,000 entries is then about 40 pointers, and an edit copies at most this many.
@@ -82,6 +85,24 @@ impl Entries {
         Some(old)
     }
 
+    /// Entries that differ between this set and a newer one, as they were and as they are. What both share is not looked into.
+    pub(super) fn differences<'a>(&'a self, newer: &'a Self) -> Vec<EntryDifference<'a>> {
+        let mine: BTreeSet<_> = self.chunks.iter().map(Arc::as_ptr).collect();
+        let theirs: BTreeSet<_> = newer.chunks.iter().map(Arc::as_ptr).collect();
+        let mut old: BTreeMap<_, _> = entries_outside(&self.chunks, &theirs).collect();
+        let mut differences = Vec::new();
+        for (origin, entry) in entries_outside(&newer.chunks, &mine) {
+            let before = old.remove(origin);
+            let is_known =
+                |before: &CatalogEntry| Arc::ptr_eq(&before.record, &entry.record) && before.age == entry.age;
+            if !before.is_some_and(is_known) {
+                differences.push((before, Some(entry)));
+            }
+        }
+        differences.extend(old.into_values().map(|gone| (Some(gone), None)));
+        differences
+    }
+
     /// Index of the chunk in which `wanted` is or belongs.
     fn chunk_of(&self, wanted: &GatewayId) -> usize {
         self.chunks
@@ -90,10 +111,18 @@ impl Entries {
     }
 }
 
+fn entries_outside<'a>(
+    chunks: &'a [Arc<Vec<CatalogEntry>>],
+    shared: &BTreeSet<*const Vec<CatalogEntry>>,
+) -> impl Iterator<Item = (&'a GatewayId, &'a CatalogEntry)> {
+    let others = chunks
+        .iter()
+        .filter(|chunk| !shared.contains(&Arc::as_ptr(chunk)));
+    others.flat_map(|chunk| chunk.iter().map(|entry| (origin(entry), entry)))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
     use proptest::prelude::*;
 
     use super::*;
@@ -139,6 +168,39 @@ mod tests {
         let copied = after.chunks.iter().filter(|c| !kept.contains(&Arc::as_ptr(c)));
         assert_eq!(copied.count(), 1);
         assert_eq!(before.get(origin(&entry(500, 0))).unwrap().record.version, 1);
+    }
+
+    #[test]
+    fn differences_are_what_was_put_in_replaced_and_taken_out() {
+        let mut before = Entries::default();
+        (0..1000).for_each(|number| drop(before.insert(entry(number, 1))));
+        let mut after = before.clone();
+        after.insert(entry(500, 2));
+        after.insert(entry(2000, 1));
+        after.remove(origin(&entry(7, 0)));
+        // The same record, of another age.
+        let suspect = before.get(origin(&entry(300, 0))).cloned().unwrap();
+        after.insert(CatalogEntry {
+            age: Age::Suspect,
+            ..suspect
+        });
+        let number = |entry: Option<&CatalogEntry>| entry.map(|entry| origin(entry).to_string());
+        let mut found: Vec<_> = before
+            .differences(&after)
+            .into_iter()
+            .map(|(old, new)| (number(old), number(new)))
+            .collect();
+        found.sort();
+        let name = |number: u16| Some(origin(&entry(number, 0)).to_string());
+        let mut expected = [
+            (None, name(2000)),
+            (name(7), None),
+            (name(300), name(300)),
+            (name(500), name(500)),
+        ];
+        expected.sort();
+        assert_eq!(found, expected);
+        assert!(after.differences(&after.clone()).is_empty());
     }
 
     proptest! {

@@ -100,6 +100,9 @@ pub struct CatalogEntry {
     pub via: Option<GatewayId>,
 }
 
+/// An entry as it was and as it is; `None`: there is none.
+pub type EntryDifference<'a> = (Option<&'a CatalogEntry>, Option<&'a CatalogEntry>);
+
 /// Every remote gateway's record. The zone's own exports are not in it.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
@@ -145,6 +148,12 @@ impl Catalog {
         self.exporters
             .update(origin, &old.record.exports, &Exports::default());
         Some(old)
+    }
+
+    /// Entries that differ between this catalog and a newer one. What both share is not looked into.
+    #[must_use]
+    pub fn differences<'a>(&'a self, newer: &'a Self) -> Vec<EntryDifference<'a>> {
+        self.entries.differences(&newer.entries)
     }
 
     /// The entries of one zone's gateways.

@@ -1,6 +1,7 @@
 //! Helpers that the decision's tests share; `rules` go filter by filter, `invariants` hold for any input.
 
 mod belonging;
+mod compiled;
 mod invariants;
 mod keyed;
 mod panic;
