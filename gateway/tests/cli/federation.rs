@@ -177,6 +177,7 @@ pub fn snapshot() -> Snapshot {
         ceilings: Arc::default(),
         shifts: Arc::default(),
         capacity: Arc::default(),
+        compiled: Default::default(),
     }
 }
 

@@ -46,6 +46,7 @@ pub(super) fn snapshot(vips: &str, services: &[&str], zones: usize) -> Snapshot 
         ceilings: Default::default(),
         shifts: Default::default(),
         capacity: Default::default(),
+        compiled: Default::default(),
     }
 }
 
