@@ -40,7 +40,7 @@ const OFF: f64 = 0.05;
 const RECORDED: Duration = Duration::from_secs(4);
 /// Answers after which shares have settled: of some seconds. And those that are then counted.
 const SETTLES: usize = 250;
-const COUNTED: usize = 700;
+const COUNTED: usize = 500;
 /// Phases of which nothing is counted are 0.
 const AT_60: usize = 1;
 const AT_120: usize = 2;
