@@ -129,6 +129,12 @@ pub enum ConnectionOutcome {
     /// The client asked for a service other than the one that its connection was made for.
     Misdirected,
     InstanceReset,
+    /// The instance has said that it has not read the request, again and again, or has as many under way as it takes.
+    InstanceFull,
+    /// The answer is none.
+    BadAnswer,
+    /// The answer is over a limit of this gateway.
+    AnswerTooLarge,
     /// The calling gateway gave the connection to another candidate.
     LostRace,
     /// The tunnel was lost under an open connection.
@@ -195,6 +201,9 @@ impl ConnectionOutcome {
             Self::BadRequest => "bad_request",
             Self::Misdirected => "misdirected",
             Self::InstanceReset => "instance_reset",
+            Self::InstanceFull => "instance_full",
+            Self::BadAnswer => "bad_answer",
+            Self::AnswerTooLarge => "answer_too_large",
             Self::LostRace => "lost_race",
             Self::TunnelLost | Self::LostUnready => "tunnel_lost",
             Self::Cut | Self::PeerCut => "cut",
@@ -231,7 +240,11 @@ impl ConnectionOutcome {
             | Self::CertificateRevoked
             | Self::CertificateExpired
             | Self::IssuerDistrusted => OutcomeSide::Client,
-            Self::InstanceReset | Self::RequestTimeout => OutcomeSide::Instance,
+            Self::InstanceReset
+            | Self::InstanceFull
+            | Self::BadAnswer
+            | Self::AnswerTooLarge
+            | Self::RequestTimeout => OutcomeSide::Instance,
             Self::TunnelLost | Self::LostUnready | Self::NoTunnel => OutcomeSide::Tunnel,
             Self::LostRace | Self::PeerCut | Self::NoAnswer | Self::BadReply => OutcomeSide::Peer,
             Self::Cut | Self::Stalled | Self::Idle | Self::HalfClosed | Self::Moved | Self::MaxAge => {
@@ -277,6 +290,9 @@ impl ConnectionOutcome {
             | Self::BadRequest
             | Self::Misdirected
             | Self::InstanceReset
+            | Self::InstanceFull
+            | Self::BadAnswer
+            | Self::AnswerTooLarge
             | Self::RequestTimeout
             | Self::RateLimited
             | Self::LostRace
@@ -327,6 +343,9 @@ mod tests {
             (O::BadRequest, "bad_request", Some(S::Client), false),
             (O::Misdirected, "misdirected", Some(S::Client), false),
             (O::InstanceReset, "instance_reset", Some(S::Instance), false),
+            (O::InstanceFull, "instance_full", Some(S::Instance), false),
+            (O::BadAnswer, "bad_answer", Some(S::Instance), false),
+            (O::AnswerTooLarge, "answer_too_large", Some(S::Instance), false),
             (O::LostRace, "lost_race", Some(S::Peer), false),
             (O::TunnelLost, "tunnel_lost", Some(S::Tunnel), false),
             (O::LostUnready, "tunnel_lost", Some(S::Tunnel), true),

@@ -60,6 +60,11 @@ pub(super) fn explanation(outcome: ConnectionOutcome) -> &'static str {
         _ if outcome == ConnectionOutcome::Unrouted(Why::Shed) => {
             "more of this service is asked for than there is capacity for"
         }
+        _ if outcome == ConnectionOutcome::InstanceFull => "the instance takes no more requests now",
+        _ if outcome == ConnectionOutcome::BadAnswer => "the instance's answer is none that can be passed on",
+        _ if outcome == ConnectionOutcome::AnswerTooLarge => {
+            "the instance's answer is over a limit of the gateway"
+        }
         StatusCode::TOO_MANY_REQUESTS => "this service is called too often",
         StatusCode::MISDIRECTED_REQUEST => "this connection was made for another service; ask on a new one",
         StatusCode::BAD_REQUEST => "the request is none, or can be read in two ways",
@@ -86,6 +91,8 @@ pub(super) fn status_of(outcome: ConnectionOutcome) -> StatusCode {
         ConnectionOutcome::Misdirected => StatusCode::MISDIRECTED_REQUEST,
         ConnectionOutcome::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         ConnectionOutcome::InstanceReset
+        | ConnectionOutcome::BadAnswer
+        | ConnectionOutcome::AnswerTooLarge
         | ConnectionOutcome::TunnelLost
         | ConnectionOutcome::PeerCut
         | ConnectionOutcome::Stalled => StatusCode::BAD_GATEWAY,
@@ -116,6 +123,9 @@ mod tests {
             (ConnectionOutcome::RateLimited, 429, "rate_limited"),
             (ConnectionOutcome::RequestTimeout, 504, "request_timeout"),
             (ConnectionOutcome::InstanceReset, 502, "instance_reset"),
+            (ConnectionOutcome::InstanceFull, 503, "instance_full"),
+            (ConnectionOutcome::BadAnswer, 502, "bad_answer"),
+            (ConnectionOutcome::AnswerTooLarge, 502, "answer_too_large"),
             (ConnectionOutcome::TunnelLost, 502, "tunnel_lost"),
         ] {
             let answer = own_answer(outcome);

@@ -101,6 +101,7 @@ fn code_of(outcome: ConnectionOutcome) -> &'static str {
         // PERMISSION_DENIED
         StatusCode::FORBIDDEN => "7",
         // INTERNAL: it would be so again.
+        _ if outcome == ConnectionOutcome::BadAnswer || outcome == ConnectionOutcome::AnswerTooLarge => "13",
         StatusCode::LOOP_DETECTED | StatusCode::BAD_REQUEST | StatusCode::MISDIRECTED_REQUEST => "13",
         // UNAVAILABLE
         _ => "14",
@@ -159,6 +160,8 @@ mod tests {
             (ConnectionOutcome::Misdirected, "13", "misdirected"),
             (ConnectionOutcome::RequestTimeout, "4", "request_timeout"),
             (ConnectionOutcome::InstanceReset, "14", "instance_reset"),
+            (ConnectionOutcome::InstanceFull, "14", "instance_full"),
+            (ConnectionOutcome::AnswerTooLarge, "13", "answer_too_large"),
         ] {
             let answer = own_grpc_answer(outcome);
             assert_eq!(answer.status(), StatusCode::OK);

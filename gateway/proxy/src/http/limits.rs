@@ -115,7 +115,14 @@ pub(crate) const MAX_SHARED_UPSTREAMS: usize = 64;
 pub(crate) const MAX_OPENING: usize = 4;
 /// Longest wait of a request for a connection that is opened for another one.
 pub(crate) const OPENING_WAIT: Duration = Duration::from_millis(250);
-/// Requests under way at once on one HTTP/2 connection to an instance: what servers permit at least, as a rule.
+/// Connections of HTTP/2 to one place that the requests of one client have at once where its instances take few requests on each; its other
+/// requests wait for one of them.
+pub(crate) const MAX_ALIKE_UPSTREAMS: usize = 32;
+/// Longest wait of a request for an instance that takes no more of them, if its service sets no `timeout`.
+pub(crate) const ROOM_WAIT: Duration = Duration::from_secs(60);
+/// Requests that a new HTTP/2 connection is given before its instance has said how many it takes.
+pub(crate) const CALLS_BEFORE_SETTINGS: usize = 1;
+/// Most requests under way at once on one HTTP/2 connection to an instance, where that takes so many.
 pub(crate) const MAX_CALLS: usize = 100;
 /// Longest time that an HTTP/2 connection to an instance is kept without a request: its end costs no request, because HTTP/2 says which it
 /// has not read.

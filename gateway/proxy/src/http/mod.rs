@@ -2,6 +2,7 @@
 //! connection, what a gateway answers itself, and limits. All pure; carrying requests is for the egress (`egress/http`).
 
 pub(crate) mod answer;
+pub(crate) mod answer_fault;
 pub(crate) mod early;
 pub(crate) mod forwarded;
 pub(crate) mod grpc;

@@ -3,7 +3,10 @@
 use causeway_routing::outlier::TryFailure;
 use http::{HeaderMap, StatusCode, header};
 
-use super::grpc::{code_of_answer, is_grpc};
+use super::{
+    grpc::{code_of_answer, is_grpc},
+    headers::is_framed_once,
+};
 
 /// Bearing of one try on the choice of the next ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +19,9 @@ pub(crate) enum TryVerdict {
 
 /// Judges the head of an answer; `None`: it is that of a call, whose end will tell.
 pub(crate) fn judge_head(status: StatusCode, headers: &HeaderMap) -> Option<TryVerdict> {
+    if !is_framed_once(headers) {
+        return Some(TryVerdict::Failed(TryFailure::Reset));
+    }
     if let Some(code) = code_of_answer(headers) {
         return Some(judge_code(code));
     }

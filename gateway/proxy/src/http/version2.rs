@@ -111,10 +111,18 @@ pub(crate) fn to_version_2(uri: &mut Uri, headers: &mut HeaderMap, host: &str) -
 /// Tells whether an instance has said with this that it has not read a request, and never will (RFC 9113, 6.8 and 8.7). A GOAWAY is
 /// the error of those streams only that came after the last one that it names.
 pub(crate) fn is_unread(error: &hyper::Error) -> bool {
-    let error = error.source().and_then(|error| error.downcast_ref::<h2::Error>());
-    error.is_some_and(|error| {
+    cause(error).is_some_and(|error| {
         error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
     })
+}
+
+/// Tells whether it has refused this request alone, as beyond those that it takes at a time.
+pub(crate) fn is_refused(error: &hyper::Error) -> bool {
+    is_unread(error) && cause(error).is_some_and(h2::Error::is_reset)
+}
+
+fn cause(error: &hyper::Error) -> Option<&h2::Error> {
+    error.source()?.downcast_ref()
 }
 
 #[cfg(test)]

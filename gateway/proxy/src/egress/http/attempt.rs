@@ -43,6 +43,7 @@ use crate::{
         permission::{AdmittedClient, ForbiddenClient, admit_again},
     },
     http::{
+        answer_fault::AnswerFault,
         grpc::{code_of_answer, is_grpc},
         headers::is_idempotent,
         limits::MAX_GIVEN,
@@ -202,7 +203,7 @@ struct Attempt<'a> {
 enum TryResult {
     Answered(InstanceAnswer, BeforeAnswer),
     /// The instance has not read it, or may not have: it can be made again as if it had not been made.
-    Unread(Request<RequestBody>),
+    Unread(Request<RequestBody>, Arc<UpstreamFacts>, ConnectionOutcome),
     /// It is to be tried elsewhere.
     Again(Request<RequestBody>),
     Failed(ConnectionOutcome),
@@ -231,10 +232,14 @@ impl Attempt<'_> {
                     self.settled = Ok((answered, before));
                     return self.settle(record).await;
                 }
-                TryResult::Unread(_) if unread + 1 >= MAX_GIVEN => {
-                    return Err(ConnectionOutcome::InstanceReset);
+                TryResult::Unread(again, facts, outcome) if unread + 1 >= MAX_GIVEN => {
+                    if !self.moves_on(&facts, TryEnd::NotReached) {
+                        return Err(outcome);
+                    }
+                    self.settled = Err(outcome);
+                    (request, self.order.may_be_used) = (again, false);
                 }
-                TryResult::Unread(again) => {
+                TryResult::Unread(again, ..) => {
                     unread += 1;
                     request = again;
                     // Of HTTP/1.1 a second one that closes at once would be no chance.
@@ -310,11 +315,14 @@ impl Attempt<'_> {
                 TryResult::Failed(record.broken_off(&upstream))
             }
             WaitEnd::Failure(failure) => {
-                let outcome = record.broken(&upstream);
+                let outcome = record.unanswered(&upstream, &failure);
                 tracing::debug!(error = %failure.error, outcome = outcome.word(), "an instance gave no answer");
-                self.connection.kept.forget(&upstream);
+                match failure.is_refused {
+                    true => self.connection.kept.refused(&upstream),
+                    false => self.connection.kept.forget(&upstream),
+                }
                 let by_itself = again_by_itself(&failure, was_used, says_unread, spare.as_ref());
-                if !by_itself && outcome == ConnectionOutcome::InstanceReset {
+                if !by_itself && is_failure(outcome, failure.fault) {
                     record.tell(&upstream.facts, TryVerdict::Failed(TryFailure::Reset));
                 }
                 self.after_failure(failure, by_itself, spare, &upstream.facts, outcome)
@@ -392,17 +400,18 @@ impl Attempt<'_> {
         failure: SendFailure,
         by_itself: bool,
         spare: Option<SpareRequest>,
-        facts: &UpstreamFacts,
+        facts: &Arc<UpstreamFacts>,
         outcome: ConnectionOutcome,
     ) -> TryResult {
         let end = match failure.unsent {
             Some(_) => TryEnd::NotReached,
             None => TryEnd::Reset,
         };
-        let may_move_on = failure.is_unanswered && outcome != ConnectionOutcome::BadRequest;
+        let is_answered = !failure.is_unanswered || failure.fault.is_some();
+        let may_move_on = !is_answered && outcome != ConnectionOutcome::BadRequest;
         let again = failure.unsent.or_else(|| spare.and_then(SpareRequest::again));
         match again {
-            Some(again) if by_itself => TryResult::Unread(again),
+            Some(again) if by_itself => TryResult::Unread(again, facts.clone(), outcome),
             Some(again) if may_move_on && self.moves_on(facts, end) => {
                 self.settled = Err(outcome);
                 TryResult::Again(again)
@@ -459,7 +468,15 @@ fn again_by_itself(
     let is_harmless = spare.is_some_and(SpareRequest::is_harmless);
     (failure.unsent.is_some() && (was_used || says_unread))
         || failure.is_unread
-        || (was_used && failure.is_unanswered && is_harmless)
+        || (was_used && failure.is_unanswered && failure.fault.is_none() && is_harmless)
+}
+
+/// Tells whether a request without an answer speaks against its instance.
+fn is_failure(outcome: ConnectionOutcome, fault: Option<AnswerFault>) -> bool {
+    match fault {
+        Some(fault) => fault.is_failure(),
+        None => outcome == ConnectionOutcome::InstanceReset,
+    }
 }
 
 /// End of the wait for an answer.

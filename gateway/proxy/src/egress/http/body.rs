@@ -29,6 +29,7 @@ use super::{
     watched::SharedClient,
 };
 use crate::http::{
+    answer_fault::AnswerFault,
     grpc::grpc_trailers,
     trailers::strip_trailers,
     verdict::{TryVerdict, judge_trailers},
@@ -348,7 +349,7 @@ impl ForwardedAnswer {
         Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
             // As for requests.
             None if self.is_cut_short() => {
-                Some(self.breaks(BodyError::from(h2::Error::from(h2::Reason::INTERNAL_ERROR))))
+                Some(self.breaks(BodyError::from(h2::Error::from(h2::Reason::INTERNAL_ERROR)), None))
             }
             None => {
                 self.ended = true;
@@ -369,7 +370,10 @@ impl ForwardedAnswer {
                     None => frame,
                 }))
             }
-            Some(Err(error)) => Some(self.breaks(error.into())),
+            Some(Err(error)) => {
+                let fault = AnswerFault::of(&error);
+                Some(self.breaks(error.into(), fault))
+            }
         })
     }
 
@@ -386,12 +390,18 @@ impl ForwardedAnswer {
         is_version_2 && !self.ended && !self.body.is_end_stream()
     }
 
-    fn breaks(&mut self, error: BodyError) -> Result<Frame<Bytes>, BodyError> {
+    fn breaks(&mut self, error: BodyError, fault: Option<AnswerFault>) -> Result<Frame<Bytes>, BodyError> {
         self.broken = true;
         let upstream = self.upstream.take();
         let outcome = upstream.map(|upstream| {
-            let outcome = self.record.broken(&upstream);
-            if outcome == ConnectionOutcome::InstanceReset {
+            let outcome = match fault {
+                Some(fault) => self.record.faulty(&upstream, fault),
+                None => self.record.broken(&upstream),
+            };
+            if fault.map_or(
+                outcome == ConnectionOutcome::InstanceReset,
+                AnswerFault::is_failure,
+            ) {
                 let verdict = TryVerdict::Failed(TryFailure::Reset);
                 self.record.tell(&upstream.facts, verdict);
             }

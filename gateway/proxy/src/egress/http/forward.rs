@@ -20,6 +20,7 @@ use super::{
 };
 use crate::http::{
     answer::ZONE,
+    answer_fault::AnswerFault,
     grpc::is_grpc,
     headers::{add_via, is_framed_once, strip_hop_by_hop},
     routed::change_headers,
@@ -67,7 +68,7 @@ pub(super) async fn forward(
                 return upgrade(&connection, wish, answer, upstream, record);
             }
             if !is_framed_once(answer.headers()) {
-                let outcome = record.broken(&upstream);
+                let outcome = record.faulty(&upstream, AnswerFault::Malformed);
                 return told(&mut record, answer_of(&connection, outcome, is_call));
             }
             let (mut parts, body) = answer.into_parts();

@@ -22,16 +22,16 @@ use super::{
     upstream::{HttpUpstream, UpstreamServer},
 };
 use crate::http::limits::{
-    LENT_KEEP_ALIVE, LENT_MAX_AGE, LOCAL_SPREAD, MAX_IDLE_UPSTREAMS, MAX_OPENING, MAX_SHARED_UPSTREAMS,
-    REMOTE_SPREAD, SHARED_KEEP_ALIVE, UPSTREAM_KEEP_ALIVE,
+    LENT_KEEP_ALIVE, LENT_MAX_AGE, LOCAL_SPREAD, MAX_ALIKE_UPSTREAMS, MAX_IDLE_UPSTREAMS, MAX_OPENING,
+    MAX_SHARED_UPSTREAMS, REMOTE_SPREAD, SHARED_KEEP_ALIVE, UPSTREAM_KEEP_ALIVE,
 };
 
 /// Connections to instances that one client's requests go out on.
 #[derive(Debug, Default)]
 pub(super) struct KeptUpstreams {
     state: Mutex<KeptState>,
-    /// Wakes requests that wait for a connection that is being opened.
-    opened: Notify,
+    /// Wakes requests that wait for a connection that is being opened, or for room on one.
+    room: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -58,8 +58,18 @@ pub(super) struct CallWish<'a> {
     pub(super) avoided: &'a [u64],
     /// Instances of this zone.
     pub(super) list: &'a InstanceList,
-    /// It has waited for one that was being opened already.
-    pub(super) has_waited: bool,
+    /// Its wait for one that is being opened.
+    pub(super) waited: OpeningWait,
+}
+
+/// Wait of a request for a connection that is opened for another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OpeningWait {
+    NotYet,
+    /// Something has come of it.
+    Once,
+    /// It was as long as it may be.
+    Over,
 }
 
 /// Answer to such a wish.
@@ -67,6 +77,8 @@ pub(super) enum CallChoice<'a> {
     Use(HttpUpstream),
     /// Connections are being opened that it may use.
     Wait,
+    /// Their instances take no more requests, and no other connection is to be opened.
+    WaitForRoom,
     Open(OpeningUpstream<'a>),
 }
 
@@ -125,10 +137,16 @@ impl KeptUpstreams {
             Destination::Local => LOCAL_SPREAD,
             Destination::Remote { .. } => REMOTE_SPREAD,
         };
-        let is_spread = fitting().count() + opening >= spread || opening >= MAX_OPENING;
+        let count = fitting().count() + opening;
+        let is_spread = count >= spread || opening >= MAX_OPENING;
+        // Of those that have just been opened nobody knows yet how many requests they take.
+        let coming = opening + fitting().filter(|shared| shared.is_unheard()).count();
         match least_busy(free()) {
-            Some(shared) if wish.has_waited || is_spread => return CallChoice::Use(shared.call()),
-            None if !wish.has_waited && opening >= MAX_OPENING => return CallChoice::Wait,
+            Some(shared) if wish.waited != OpeningWait::NotYet || is_spread => {
+                return CallChoice::Use(shared.call());
+            }
+            None if wish.waited != OpeningWait::Over && coming >= MAX_OPENING => return CallChoice::Wait,
+            None if count >= MAX_ALIKE_UPSTREAMS => return CallChoice::WaitForRoom,
             _ => {}
         }
         state.opening.push(wish.candidate.clone());
@@ -154,9 +172,22 @@ impl KeptUpstreams {
         state.shared.retain(|shared| !shared.is_that_of(upstream));
     }
 
-    /// Waits until a connection was opened, or could not be.
-    pub(super) fn opened(&self) -> Notified<'_> {
-        self.opened.notified()
+    /// Takes up that a request was refused unread on a connection: it is given fewer at once, or none.
+    pub(super) fn refused(&self, upstream: &HttpUpstream) {
+        let mut state = self.state.lock();
+        state
+            .shared
+            .retain(|shared| !shared.is_that_of(upstream) || shared.refused());
+    }
+
+    /// Waits until a connection was opened, or could not be, or one has room.
+    pub(super) fn room(&self) -> Notified<'_> {
+        self.room.notified()
+    }
+
+    /// Word for those who wait.
+    pub(super) fn room_to_tell(&self) -> Arc<Notify> {
+        self.room.clone()
     }
 
     /// The next moment at which a connection is to be closed, if nothing changes.
@@ -233,6 +264,6 @@ impl Drop for OpeningUpstream<'_> {
             state.opening.swap_remove(place);
         }
         drop(state);
-        self.kept.opened.notify_waiters();
+        self.kept.room.notify_waiters();
     }
 }

@@ -221,7 +221,8 @@ impl MirroredRequest {
         let (service, caller) = (&self.target.service, self.found.caller.clone());
         let mut upstream = match self.request.version() {
             Version::HTTP_2 => {
-                let upstream = SharedUpstream::open(shared, service, caller, connected, &cut).await;
+                let upstream =
+                    SharedUpstream::open(shared, service, caller, connected, &cut, Arc::default()).await;
                 upstream.map(|upstream| upstream.call())
             }
             _ => HttpUpstream::open(shared, service, caller, connected, &cut).await,

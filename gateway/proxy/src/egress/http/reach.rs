@@ -21,7 +21,7 @@ use tokio::time::timeout_at;
 
 use super::{
     body::RequestBody,
-    kept::{CallChoice, CallWish, OpeningUpstream},
+    kept::{CallChoice, CallWish, OpeningUpstream, OpeningWait},
     serve::{HttpArrival, HttpConnection},
     shared::SharedUpstream,
     upstream::{HttpUpstream, pick_instance},
@@ -34,7 +34,10 @@ use crate::{
         early::EarlyBytes,
         order::SearchOrder,
     },
-    http::{early::early_head, limits::OPENING_WAIT},
+    http::{
+        early::early_head,
+        limits::{OPENING_WAIT, ROOM_WAIT},
+    },
 };
 
 /// Request that a connection is wanted for.
@@ -83,8 +86,14 @@ pub(super) async fn reach(
     let opening = match order.version {
         _ if !order.may_be_used || order.changes_protocol => None,
         Version::HTTP_2 => match share(connection, order).await {
-            Some(Ok(upstream)) => return Ok(used(upstream, order)),
-            Some(Err(opening)) => Some(opening),
+            Some(SharedPlace::Use(upstream)) => return Ok(used(upstream, order)),
+            Some(SharedPlace::Open(opening)) => Some(opening),
+            Some(SharedPlace::Full) => {
+                return Err(NoUpstream::unasked(
+                    ConnectionOutcome::InstanceFull,
+                    order.attempts,
+                ));
+            }
             None => None,
         },
         _ => match take_up(connection, order).await {
@@ -183,7 +192,8 @@ async fn open(
     if order.version != Version::HTTP_2 {
         return HttpUpstream::open(shared, service, caller, connected, cut).await;
     }
-    let upstream = SharedUpstream::open(shared, service, caller, connected, cut).await?;
+    let room = connection.kept.room_to_tell();
+    let upstream = SharedUpstream::open(shared, service, caller, connected, cut, room).await?;
     let call = upstream.call();
     connection.kept.share(upstream);
     Some(call)
@@ -243,17 +253,24 @@ async fn take_up(connection: &HttpConnection, order: &ReachOrder) -> Option<Http
     }
 }
 
+/// Place for a request among connections of HTTP/2.
+enum SharedPlace<'a> {
+    Use(HttpUpstream),
+    Open(OpeningUpstream<'a>),
+    /// There was none, for as long as it may wait.
+    Full,
+}
+
 /// Shares a connection of HTTP/2, or is to open one. `None`: no decision can be made for this request now.
-async fn share<'a>(
-    connection: &'a HttpConnection,
-    order: &ReachOrder,
-) -> Option<Result<HttpUpstream, OpeningUpstream<'a>>> {
+async fn share<'a>(connection: &'a HttpConnection, order: &ReachOrder) -> Option<SharedPlace<'a>> {
     let (shared, kept) = (&connection.shared, &connection.kept);
-    let mut has_waited = false;
+    let (begun, mut waited) = (Instant::now(), OpeningWait::NotYet);
+    let opening_until = begun + OPENING_WAIT;
+    let room_until = order.deadline.unwrap_or(begun + ROOM_WAIT);
     loop {
-        let mut opened = pin!(kept.opened());
-        opened.as_mut().enable();
-        {
+        let mut room = pin!(kept.room());
+        room.as_mut().enable();
+        let until = {
             let snapshot = shared.snapshots.load_full();
             let question = question(connection, order, &snapshot)?;
             let decision = route(&snapshot, &question, SmallRng::seed_from_u64(order.seed));
@@ -278,21 +295,23 @@ async fn share<'a>(
                 ),
                 avoided: &avoided,
                 list,
-                has_waited,
+                waited,
             };
             match kept.choose(&wish, Instant::now()) {
                 CallChoice::Use(upstream) => {
                     shared.decided(&question, &decision);
-                    return Some(Ok(upstream));
+                    return Some(SharedPlace::Use(upstream));
                 }
-                CallChoice::Open(opening) => return Some(Err(opening)),
-                CallChoice::Wait => {}
+                CallChoice::Open(opening) => return Some(SharedPlace::Open(opening)),
+                CallChoice::Wait => opening_until.min(room_until),
+                CallChoice::WaitForRoom if room_until <= Instant::now() => return Some(SharedPlace::Full),
+                CallChoice::WaitForRoom => room_until,
             }
-        }
-        // Whatever comes of it, it is waited for once.
-        let until = Instant::now() + OPENING_WAIT;
-        let until = order.deadline.map_or(until, |deadline| deadline.min(until));
-        let _ = timeout_at(until.into(), opened).await;
-        has_waited = true;
+        };
+        let is_over = timeout_at(until.into(), room).await.is_err() || opening_until <= Instant::now();
+        waited = match is_over {
+            true => OpeningWait::Over,
+            false => OpeningWait::Once,
+        };
     }
 }

@@ -23,7 +23,7 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
 use super::{
     answers::{awaited, count_answer},
     serve::HttpConnection,
-    upstream::{HttpUpstream, UpstreamFacts, UpstreamServer},
+    upstream::{HttpUpstream, SendFailure, UpstreamFacts, UpstreamServer},
 };
 use crate::{
     egress::{
@@ -32,7 +32,7 @@ use crate::{
         shift_ends::judge_unserved,
         trace::EgressTrace,
     },
-    http::{grpc::code_of_answer, verdict::TryVerdict},
+    http::{answer_fault::AnswerFault, grpc::code_of_answer, verdict::TryVerdict},
     open::Termination,
 };
 
@@ -361,6 +361,26 @@ impl RequestRecord {
             false => upstream.facts.traffic.broken(),
         };
         self.end(upstream, outcome);
+        outcome
+    }
+
+    /// No answer has come that can be passed on.
+    pub(super) fn unanswered(&mut self, upstream: &HttpUpstream, failure: &SendFailure) -> ConnectionOutcome {
+        match failure.fault {
+            Some(fault) => self.faulty(upstream, fault),
+            None if failure.is_unread => {
+                self.end(upstream, ConnectionOutcome::InstanceFull);
+                ConnectionOutcome::InstanceFull
+            }
+            None => self.broken(upstream),
+        }
+    }
+
+    /// What has come is no answer that can be passed on, or the rest of it is none.
+    pub(super) fn faulty(&mut self, upstream: &HttpUpstream, fault: AnswerFault) -> ConnectionOutcome {
+        let outcome = fault.outcome();
+        self.end(upstream, outcome);
+        self.connection.warn_faulty(&upstream.facts, fault);
         outcome
     }
 

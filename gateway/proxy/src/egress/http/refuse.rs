@@ -10,10 +10,11 @@ use tokio::{io::AsyncReadExt as _, time::timeout};
 
 use super::{
     body::AnswerBody, prepare::UnfitRequest, record::RequestRecord, serve::HttpConnection,
-    watched::SharedClient,
+    upstream::UpstreamFacts, watched::SharedClient,
 };
 use crate::http::{
     answer::{own_answer, refusal},
+    answer_fault::AnswerFault,
     grpc::own_grpc_answer,
     limits::{MAX_REFUSED_BYTES, REFUSED_LINGER},
     scan::RequestFault,
@@ -99,6 +100,21 @@ impl HttpConnection {
             let (connection, client) = (self.id(), self.arrival.endpoints.client);
             let fault = fault.text();
             tracing::warn!(%connection, %service, %client, outcome, fault, repeats, "a malformed request was refused");
+        }
+    }
+}
+
+impl HttpConnection {
+    /// Logs that an instance's answer is none that can be passed on: the first of a service, and then one a minute.
+    pub(super) fn warn_faulty(&self, facts: &UpstreamFacts, fault: AnswerFault) {
+        let (service, outcome) = (&self.arrival.target.service, fault.outcome().word());
+        let kind = (service.clone(), outcome);
+        let admitted = self.shared.rate_limited.lock().admit(Instant::now(), kind);
+        if let Some(repeats) = admitted {
+            let (connection, (instance, gateway)) = (self.id(), facts.server.names());
+            let gateway = gateway.map(tracing::field::display);
+            let fault = fault.text();
+            tracing::warn!(%connection, %service, instance, gateway, outcome, fault, repeats, "an instance's answer was not passed on");
         }
     }
 }

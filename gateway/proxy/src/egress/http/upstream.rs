@@ -38,9 +38,10 @@ use crate::{
         upstream::{GatewayStream, Upstream},
     },
     http::{
+        answer_fault::AnswerFault,
         headers::lists,
         limits::{MAX_HEAD_BYTES, MAX_HEADERS, REUSE_WAIT},
-        version2::is_unread,
+        version2::{is_refused, is_unread},
     },
     keepalive::set_timeouts,
 };
@@ -167,6 +168,10 @@ pub(super) struct SendFailure {
     pub(super) is_unanswered: bool,
     /// The instance has said that it has not read the request.
     pub(super) is_unread: bool,
+    /// The same, of this request alone: its connection goes on.
+    pub(super) is_refused: bool,
+    /// What came is no answer that can be passed on.
+    pub(super) fault: Option<AnswerFault>,
     pub(super) error: hyper::Error,
 }
 
@@ -319,6 +324,8 @@ impl HttpUpstream {
             // Where others are answered beside it, its own head is what counts.
             is_unanswered: self.says_what_is_unread() || self.facts.traffic.carried().both().1 == before,
             is_unread: is_unread(failed.error()),
+            is_refused: is_refused(failed.error()),
+            fault: AnswerFault::of(failed.error()),
             error: failed.into_error(),
         })
     }

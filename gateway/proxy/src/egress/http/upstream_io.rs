@@ -141,6 +141,11 @@ impl UpstreamTraffic {
         &self.carried
     }
 
+    /// Tells whether the other side has said anything.
+    pub(super) fn is_heard(&self) -> bool {
+        self.carried.both().1 > 0
+    }
+
     /// Outcome of a request whose answer the connection did not bring to its end.
     pub(super) fn broken(&self) -> ConnectionOutcome {
         self.end().unwrap_or(ConnectionOutcome::InstanceReset)

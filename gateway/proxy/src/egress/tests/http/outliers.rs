@@ -17,8 +17,12 @@ use super::{
     HttpClient, HttpInstance,
     retries::{Conduct, TriedInstance},
     speaking_http, two_zones,
+    upgrade::instance,
 };
-use crate::testbed::{self, PATIENCE, Zone, connect, entry, tags, until, zone};
+use crate::{
+    http::limits::{MAX_HEAD_BYTES, MAX_HEADERS},
+    testbed::{self, PATIENCE, Zone, connect, entry, tags, until, zone},
+};
 
 const REQUESTS: usize = 40;
 
@@ -43,7 +47,7 @@ fn exporting(zone: &Zone, others: &[(&str, u32)]) {
     zone.change(|snapshot| snapshot.catalog = Arc::new(Catalog::new(entries)));
 }
 
-fn is_ejected(home: &Zone, name: &str) -> bool {
+pub(super) fn is_ejected(home: &Zone, name: &str) -> bool {
     let snapshot = home.snapshots.load();
     let ejected = snapshot.ejections.load();
     ejected.has_place((&testbed::service("orders"), None), &zone(name), &tags(&[]))
@@ -147,6 +151,45 @@ async fn errors_that_one_client_provokes_everywhere_eject_nothing_and_those_of_t
     assert_eq!(told, ["instance", "zone"]);
     let name = ejected.list()[0].instance_name(&home.snapshots.load()).unwrap();
     assert!(["one", "two"].contains(&&*name), "{name}");
+}
+
+#[tokio::test]
+async fn an_answer_over_a_limit_of_the_gateway_ejects_nobody_and_a_malformed_one_does() {
+    let many = "x-many: 1\r\n".repeat(MAX_HEADERS + 1);
+    let long = format!("x-long: {}\r\n", "x".repeat(MAX_HEAD_BYTES));
+    for (head, word, ejects) in [
+        (
+            format!("HTTP/1.1 200 OK\r\n{many}content-length: 0\r\n\r\n"),
+            "answer_too_large",
+            false,
+        ),
+        (
+            format!("HTTP/1.1 200 OK\r\n{long}content-length: 0\r\n\r\n"),
+            "answer_too_large",
+            false,
+        ),
+        ("HTTP/1.1 none\r\n\r\n".to_owned(), "bad_answer", true),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+            "bad_answer",
+            true,
+        ),
+    ] {
+        let there = instance(move |mut wire| {
+            let head = head.clone();
+            async move {
+                wire.head().await;
+                wire.say(&head).await;
+            }
+        });
+        let home = Zone::start("home", &ejecting("eject: 60s"), vec![there.await]);
+        for _ in 0..4 {
+            let told = HttpClient::of(&home).await.get("/").await;
+            assert_eq!(told.status, StatusCode::BAD_GATEWAY);
+            assert_eq!(told.field("causeway-reason"), Some(word));
+        }
+        assert_eq!(is_ejected(&home, "home"), ejects, "{word}");
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,9 @@ mod calls;
 mod following;
 mod limits;
 mod promises;
+mod room;
 mod routes;
+mod troubles;
 mod web;
 
 use std::{
@@ -12,7 +14,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
 };
 
@@ -34,7 +36,10 @@ use tokio::{
 };
 
 use super::{SentBody, Told, speaking, text, two_zones};
-use crate::testbed::{self, Zone, connect};
+use crate::{
+    http::limits::MAX_HEAD_BYTES,
+    testbed::{self, Zone, connect},
+};
 
 pub(in crate::egress::tests) fn speaking_grpc(more: &str) -> Arc<Topology> {
     speaking("grpc", more)
@@ -59,6 +64,8 @@ struct Seen {
     broken: AtomicUsize,
     /// Calls that are still to be refused unread.
     refuses: AtomicUsize,
+    /// Calls that it takes at once on a connection; 0: as many as such servers do.
+    takes: AtomicU32,
 }
 
 impl CallInstance {
@@ -97,13 +104,16 @@ impl CallInstance {
 
 fn serve(socket: TcpStream, name: Bytes, seen: Arc<Seen>) {
     seen.connections.fetch_add(1, Ordering::Relaxed);
+    let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let takes = seen.takes.load(Ordering::Relaxed);
+    if takes > 0 {
+        server.max_concurrent_streams(takes);
+    }
     let service = service_fn(move |request| {
         seen.calls.fetch_add(1, Ordering::Relaxed);
         answer(name.clone(), request, seen.clone())
     });
-    let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-        .serve_connection(TokioIo::new(socket), service);
-    tokio::spawn(serving);
+    tokio::spawn(server.serve_connection(TokioIo::new(socket), service));
 }
 
 type GivenBody = BoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -132,6 +142,17 @@ fn trailers() -> HeaderMap {
 fn message(bytes: Bytes) -> GivenBody {
     let frames = [Frame::data(bytes), Frame::trailers(trailers())];
     StreamBody::new(stream::iter(frames.map(Ok))).boxed()
+}
+
+fn large_head(body: GivenBody) -> Response<GivenBody> {
+    // No program sends a single field that is so long.
+    const FIELDS: usize = 8;
+    let mut response = Response::new(body);
+    let large = HeaderValue::try_from("x".repeat(MAX_HEAD_BYTES / FIELDS)).unwrap();
+    for _ in 0..FIELDS {
+        response.headers_mut().append("x-large", large.clone());
+    }
+    response
 }
 
 /// The head of a request, a line for each field.
@@ -195,6 +216,7 @@ async fn answer(
             let frames = futures_util::StreamExt::chain(frames, end);
             Response::new(StreamBody::new(frames).boxed())
         }
+        "/large-head" => large_head(message(name)),
         "/away" if name == "away" => {
             let mut response = Response::new(Full::default().map_err(|never| match never {}).boxed());
             let status = HeaderValue::from_static("14");

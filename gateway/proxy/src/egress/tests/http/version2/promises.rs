@@ -26,7 +26,7 @@ async fn a_call_that_was_refused_unread_is_given_again_with_its_message() {
     let client = CallClient::of(&home).await;
     let told = client.call("/refuse").await.unwrap();
     assert_eq!((told.status, told.code()), (StatusCode::OK, Some("14")));
-    assert_eq!(told.field("causeway-reason"), Some("instance_reset"));
+    assert_eq!(told.field("causeway-reason"), Some("instance_full"));
     assert_eq!(here.calls(), 3, "so many times, and no more");
     here.seen.refuses.store(1, Ordering::Relaxed);
     let told = client.call("/echo").await.unwrap();

@@ -1,0 +1,24 @@
+//! Ends of calls that are no failures of their instances, or none that are the gateway's to hide.
+
+use super::{CallClient, CallInstance, speaking_grpc};
+use crate::{egress::tests::http::outliers::is_ejected, testbed::Zone};
+
+async fn ejecting(name: &str) -> (CallInstance, Zone) {
+    let here = CallInstance::start(name).await;
+    let topology = speaking_grpc("outlier: { consecutive: 3 }");
+    let home = Zone::start("home", &topology, vec![here.instance(&[])]);
+    (here, home)
+}
+
+#[tokio::test]
+async fn a_head_over_the_limit_of_the_gateway_is_told_as_that_and_ejects_nobody() {
+    let (here, home) = ejecting("here").await;
+    let client = CallClient::of(&home).await;
+    for _ in 0..4 {
+        let told = client.call("/large-head").await.unwrap();
+        let reason = told.field("causeway-reason");
+        assert_eq!((told.code(), reason), (Some("13"), Some("bad_answer")));
+    }
+    assert!(!is_ejected(&home, "home"));
+    assert_eq!(here.calls(), 4, "none was given twice");
+}
