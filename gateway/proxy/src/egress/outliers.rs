@@ -92,6 +92,9 @@ impl Outliers {
         ended: &EndedTry<'_>,
         verdict: TryVerdict,
     ) {
+        if verdict == TryVerdict::FailedLater {
+            return;
+        }
         let (service, now) = (ended.service, uptime());
         let known = snapshot.topology.services.get(service);
         // The balancer knows one thing of an instance, and goes by where it is registered.

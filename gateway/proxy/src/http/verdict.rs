@@ -15,6 +15,8 @@ pub(crate) enum TryVerdict {
     /// The instance has too much to do: it is to get less, not nothing.
     Overloaded,
     Failed(TryFailure),
+    /// The instance itself has ended a call with an error after messages of it: it serves, and the error is the call's.
+    FailedLater,
 }
 
 /// Judges the head of an answer; `None`: it is that of a call, whose end will tell.
@@ -38,9 +40,14 @@ pub(crate) fn judge_head(status: StatusCode, headers: &HeaderMap) -> Option<TryV
     }
 }
 
-/// Judges the trailers of an answer; `None`: they are not those of a call.
-pub(crate) fn judge_trailers(trailers: &HeaderMap) -> Option<TryVerdict> {
-    code_of_answer(trailers).map(judge_code)
+/// Judges the trailers of an answer, of which messages may have come before; `None`: they are not those of a call, or say nothing of the
+/// instance. Servers end long calls by `UNAVAILABLE` where their connections are to come anew, which is their daily round.
+pub(crate) fn judge_trailers(trailers: &HeaderMap, has_messages: bool) -> Option<TryVerdict> {
+    match judge_code(code_of_answer(trailers)?) {
+        TryVerdict::Failed(TryFailure::Unavailable) if has_messages => None,
+        TryVerdict::Failed(_) if has_messages => Some(TryVerdict::FailedLater),
+        verdict => Some(verdict),
+    }
 }
 
 fn judge_code(code: u32) -> TryVerdict {
@@ -93,11 +100,20 @@ mod tests {
         ] {
             assert_eq!(head(status, fields), expected, "{status} {fields:?}");
         }
-        let trailers = HeaderMap::from_iter([(
-            HeaderName::from_static("grpc-status"),
-            HeaderValue::from_static("13"),
-        )]);
-        assert_eq!(judge_trailers(&trailers), Some(Failed(Error)));
-        assert_eq!(judge_trailers(&HeaderMap::new()), None);
+        assert_eq!(judge_trailers(&HeaderMap::new(), false), None);
+        for (code, at_once, later) in [
+            ("0", Some(Well), Some(Well)),
+            ("8", Some(Overloaded), Some(Overloaded)),
+            ("13", Some(Failed(Error)), Some(TryVerdict::FailedLater)),
+            ("14", Some(Failed(Unavailable)), None),
+        ] {
+            let field = (
+                HeaderName::from_static("grpc-status"),
+                HeaderValue::from_static(code),
+            );
+            let trailers = HeaderMap::from_iter([field]);
+            assert_eq!(judge_trailers(&trailers, false), at_once, "{code}");
+            assert_eq!(judge_trailers(&trailers, true), later, "{code}");
+        }
     }
 }

@@ -30,6 +30,6 @@ pub(super) fn count_answer(awaited: &AwaitedAnswer, verdict: TryVerdict) {
         | TryVerdict::Failed(TryFailure::Unavailable | TryFailure::Late | TryFailure::Reset) => {
             awaited.refused();
         }
-        TryVerdict::Failed(TryFailure::Error) => {}
+        TryVerdict::Failed(TryFailure::Error) | TryVerdict::FailedLater => {}
     }
 }

@@ -279,6 +279,8 @@ pub(super) struct ForwardedAnswer {
     upstream: Option<HttpUpstream>,
     ended: bool,
     broken: bool,
+    /// A part of it has come.
+    has_begun: bool,
     /// Account of what its client has not read; `None`: nothing of it waits here.
     unread: Option<UnreadAnswer>,
     record: RequestRecord,
@@ -333,6 +335,7 @@ impl ForwardedAnswer {
             upstream: Some(upstream),
             ended: false,
             broken: false,
+            has_begun: false,
             record,
         }
     }
@@ -357,6 +360,7 @@ impl ForwardedAnswer {
             }
             Some(Ok(frame)) => {
                 self.ended |= frame.is_trailers();
+                self.has_begun |= frame.data_ref().is_some_and(|data| !data.is_empty());
                 if let Some(trailers) = frame.trailers_ref() {
                     self.record.tells_end(trailers);
                     self.judge(trailers);
@@ -379,7 +383,7 @@ impl ForwardedAnswer {
 
     /// Tells those who choose how a call has ended.
     fn judge(&self, trailers: &HeaderMap) {
-        if let (Some(upstream), Some(verdict)) = (&self.upstream, judge_trailers(trailers)) {
+        if let (Some(upstream), Some(verdict)) = (&self.upstream, judge_trailers(trailers, self.has_begun)) {
             self.record.tell(&upstream.facts, verdict);
         }
     }

@@ -144,6 +144,14 @@ fn message(bytes: Bytes) -> GivenBody {
     StreamBody::new(stream::iter(frames.map(Ok))).boxed()
 }
 
+/// One message, and then that the instance goes away.
+fn aged() -> Response<GivenBody> {
+    let mut end = trailers();
+    end.insert("grpc-status", HeaderValue::from_static("14"));
+    let frames = [Frame::data("a message".into()), Frame::trailers(end)];
+    Response::new(StreamBody::new(stream::iter(frames.map(Ok))).boxed())
+}
+
 fn large_head(body: GivenBody) -> Response<GivenBody> {
     // No program sends a single field that is so long.
     const FIELDS: usize = 8;
@@ -216,6 +224,7 @@ async fn answer(
             let frames = futures_util::StreamExt::chain(frames, end);
             Response::new(StreamBody::new(frames).boxed())
         }
+        "/aged" => aged(),
         "/large-head" => large_head(message(name)),
         "/away" if name == "away" => {
             let mut response = Response::new(Full::default().map_err(|never| match never {}).boxed());
