@@ -83,6 +83,11 @@ impl ConnectionHandle {
         &self.cut
     }
 
+    /// Tells whether it is cut for no reason of its own, because the gateway shuts down.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.is_cancelled() && self.termination().is_none()
+    }
+
     /// Returns whom the connection is carried for, once that is known.
     #[must_use]
     pub(crate) fn caller(&self) -> Option<FoundCaller> {

@@ -242,7 +242,7 @@ impl Gateway {
         if let Some(calls) = self.late_calls.take() {
             let _ = tokio::time::timeout(LATE_CALLS_MAY_TAKE, calls).await;
         }
-        let cut = self.cut();
+        let cut = self.cut().await;
         self.end().await;
         cut
     }

@@ -20,6 +20,9 @@ const MAX_NAMED: usize = 100;
 /// for as long, so it is what an exchange takes and not what a connection may.
 const LATE_CLIENTS: Duration = Duration::from_millis(500);
 
+/// Longest time that a shutdown waits, once it has cut what is left, until those at the other ends have been told.
+const CUT_MAY_TAKE: Duration = Duration::from_secs(1);
+
 /// Connections that a shutdown cut.
 #[derive(Debug)]
 pub struct Cut {
@@ -58,7 +61,7 @@ impl Gateway {
                 () = force => {}
             }
         }
-        let cut = self.cut();
+        let cut = self.cut().await;
         self.end().await;
         cut
     }
@@ -91,7 +94,8 @@ impl Gateway {
         }
     }
 
-    pub(super) fn cut(&self) -> Cut {
+    /// Cuts what is open, and waits, for a bounded time, until clients and peers have been told.
+    pub(super) async fn cut(&self) -> Cut {
         let mut connections = self.egress.open_connections().list();
         connections.extend(self.ingress.open_connections().list());
         for connection in connections.iter().take(MAX_NAMED) {
@@ -110,6 +114,8 @@ impl Gateway {
         }
         self.egress.cut();
         self.ingress.cut();
+        // The end of a tunnel, or of a thread, would overtake the word.
+        let _ = tokio::time::timeout(CUT_MAY_TAKE, self.emptied()).await;
         Cut { connections }
     }
 

@@ -9,6 +9,7 @@ use causeway_tests::{
     wait::until_true,
 };
 use futures_util::future::join_all;
+use rustix::process::Signal;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
@@ -163,4 +164,35 @@ async fn a_program_sees_streams_and_codes_as_without_a_gateway() {
     assert_eq!(error.metadata().get("causeway-reason").unwrap(), "forbidden");
     // The stream under way went with the permission.
     assert!(watched.message().await.is_err());
+}
+
+#[tokio::test]
+async fn a_stream_that_is_open_at_a_drain_deadline_is_ended_with_a_word_at_either_end() {
+    for ends in ["east", "west"] {
+        let (west, _reporter) = instance(ServingStatus::Serving).await;
+        let plan = Plan::new()
+            .argument("--drain")
+            .argument("1s")
+            .zone("east")
+            .zone("west")
+            .instance("orders", west, "{}");
+        let plan = plan.service("orders", &format!("port: {PORT}, protocol: grpc"));
+        let mut federation = plan.start().await.unwrap();
+        federation.wait_export("east", "west", "orders").await;
+        let address = federation.service_address("east", "orders", PORT).await;
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let mut client = HealthClient::new(endpoint.connect().await.unwrap());
+        let mut watched = client.watch(request()).await.unwrap().into_inner();
+        let first = watched.message().await.unwrap().unwrap();
+        assert_eq!(first.status(), Answer::Serving);
+        let zone = federation.zone_mut(ends);
+        zone.gateway().signal(Signal::TERM).unwrap();
+        let told = tokio::time::timeout(PATIENCE, watched.message()).await.unwrap();
+        let error = told.unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable, "{ends}: {error}");
+        let word = error.metadata().get("causeway-reason");
+        assert_eq!(word.unwrap(), "cut", "{ends}: {error}");
+        let status = federation.zone_mut(ends).gateway().wait(PATIENCE).await;
+        assert!(status.success(), "{ends}: {status}");
+    }
 }

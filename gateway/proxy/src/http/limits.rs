@@ -78,6 +78,8 @@ pub(crate) const MAX_IDLE_UPSTREAMS: usize = 8;
 /// Requests under way at once on one HTTP/2 connection of a client: what clients expect at least (RFC 9113, 6.5.2), and some more. Those
 /// beyond it wait at the client.
 pub(crate) const MAX_CONCURRENT_STREAMS: u32 = 128;
+/// Longest time in which the requests of an HTTP/2 connection that is cut are ended one by one, before it is reset.
+pub(crate) const CUT_WAIT: Duration = Duration::from_millis(500);
 /// Requests that a client may take back before this gateway has looked at them; with another its connection ends.
 pub(crate) const MAX_PENDING_RESETS: usize = 20;
 /// Streams that this gateway itself may have reset for a client's mistakes; with another the connection ends.

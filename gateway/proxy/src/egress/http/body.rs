@@ -346,6 +346,10 @@ impl ForwardedAnswer {
         if self.broken {
             return Poll::Ready(None);
         }
+        if self.unread.is_some() && self.upstream.is_some() && self.record.connection().is_cut() {
+            let cut = BodyError::from(h2::Error::from(h2::Reason::CANCEL));
+            return Poll::Ready(Some(self.breaks(cut, None)));
+        }
         if let Some(unread) = &self.unread {
             ready!(unread.poll_room(cx));
         }

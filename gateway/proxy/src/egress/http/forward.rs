@@ -95,6 +95,10 @@ pub(super) async fn forward(
         }
         Err(outcome) => {
             record.answered();
+            let outcome = match connection.is_cut() {
+                true => ConnectionOutcome::Cut,
+                false => outcome,
+            };
             told(&mut record, answer_of(&connection, outcome, is_call))
         }
     }

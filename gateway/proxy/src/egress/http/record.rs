@@ -358,6 +358,7 @@ impl RequestRecord {
         // A body that turned bad is why the instance was left.
         let outcome = match self.connection.checks.is_body_bad() {
             true => ConnectionOutcome::BadRequest,
+            false if self.connection.is_cut() => ConnectionOutcome::Cut,
             false => upstream.facts.traffic.broken(),
         };
         self.end(upstream, outcome);

@@ -171,7 +171,8 @@ async fn serve_requests(connection: &Arc<HttpConnection>) {
     let ended = match recognised {
         Some(Ok((Version::HTTP_2, io))) => Box::pin(serve_version_2(connection, io)).await,
         Some(Ok((_, io))) => serve_version_1(connection, io).await,
-        Some(Err(_)) | None => return,
+        Some(Err(_)) => return,
+        None => return connection.reset_if_cut(),
     };
     if let Some(Err(error)) = ended {
         let id = connection.id();
@@ -199,11 +200,15 @@ async fn serve_version_1(
         .header_read_timeout(None::<Duration>)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
-    drive(connection, pin!(serving), |serving| {
+    let ended = drive(connection, pin!(serving), |serving| {
         serving.graceful_shutdown();
         DriveStep::GoOn
     })
-    .await
+    .await;
+    if ended.is_none() {
+        connection.reset_if_cut();
+    }
+    ended
 }
 
 /// Rest of a connection that is to end gently.
@@ -215,7 +220,7 @@ pub(super) enum DriveStep {
 }
 
 /// Polls what serves a client, and does what is due meanwhile; `shut_down` has it take no further request. `None`: the connection
-/// is over.
+/// is over, or is cut.
 pub(super) async fn drive<F: Future>(
     connection: &HttpConnection,
     mut serving: Pin<&mut F>,
@@ -240,10 +245,7 @@ pub(super) async fn drive<F: Future>(
         }
         tokio::select! {
             biased;
-            () = handle.cut().cancelled() => {
-                connection.socket.reset_on_drop();
-                return None;
-            }
+            () = handle.cut().cancelled() => return None,
             within = connection.shared.drain.wait(), if !ending.is_some_and(|gentle| gentle.is_shutdown) => {
                 ending = Some(GentleEnding::by_shutdown(connection.is_late, *within));
             }
@@ -304,6 +306,18 @@ async fn act_at(due: Option<(Instant, Due)>) -> Due {
 }
 
 impl HttpConnection {
+    /// Has the client see that what was under way is not whole, where the gateway has cut the connection.
+    pub(super) fn reset_if_cut(&self) {
+        if self.opened.handle().cut().is_cancelled() {
+            self.socket.reset_on_drop();
+        }
+    }
+
+    /// Tells whether the gateway has cut the connection to shut down, and so ends what is under way.
+    pub(super) fn is_cut(&self) -> bool {
+        self.opened.handle().is_cut()
+    }
+
     /// Longest silence that the service allows.
     pub(super) fn idle_timeout(&self) -> Option<Duration> {
         let snapshot = self.shared.snapshots.load();

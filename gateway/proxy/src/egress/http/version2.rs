@@ -5,6 +5,8 @@ use std::{convert::Infallible, pin::pin, sync::Arc};
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     body::AnswerBody,
@@ -16,7 +18,7 @@ use super::{
 use crate::{
     http::{
         limits::{
-            CLIENT_STREAM_WINDOW, CLIENT_WINDOW, MAX_CONCURRENT_STREAMS, MAX_HEAD_BYTES,
+            CLIENT_STREAM_WINDOW, CLIENT_WINDOW, CUT_WAIT, MAX_CONCURRENT_STREAMS, MAX_HEAD_BYTES,
             MAX_MISTAKEN_STREAMS, MAX_PENDING_RESETS, MAX_SEND_BUFFER_BYTES,
         },
         version2::fault_of,
@@ -32,7 +34,10 @@ pub(super) async fn serve_version_2(
     connection.watch.speaks_version_2();
     let requests = connection.clone();
     let service = service_fn(move |request| answer(requests.clone(), request));
-    let tasks = ConnectionTasks::until(connection.opened.handle().cut().clone());
+    // They outlive the cut by the time that it takes to tell the client.
+    let streams = CancellationToken::new();
+    let _ending = streams.clone().drop_guard();
+    let tasks = ConnectionTasks::of_requests(connection.opened.shared_handle(), streams);
     let serving = http2::Builder::new(tasks)
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
@@ -42,11 +47,23 @@ pub(super) async fn serve_version_2(
         .initial_connection_window_size(CLIENT_WINDOW)
         .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
         .serve_connection(TokioIo::new(io), service);
-    drive(connection, pin!(serving), |serving| {
+    let mut serving = pin!(serving);
+    let driven = drive(connection, serving.as_mut(), |serving| {
         serving.graceful_shutdown();
         DriveStep::GoOn
-    })
-    .await
+    });
+    if let Some(ended) = driven.await {
+        return Some(ended);
+    }
+    if connection.is_cut() {
+        // Each call is ended by itself, as long as the client takes that.
+        serving.as_mut().graceful_shutdown();
+        if let Ok(ended) = timeout(CUT_WAIT, serving).await {
+            return Some(ended);
+        }
+    }
+    connection.reset_if_cut();
+    None
 }
 
 async fn answer(

@@ -190,7 +190,11 @@ async fn a_cut_ends_the_calls_under_way() {
     let hanging = tokio::spawn(async move { client.call("/hang").await });
     until("it has called", || here.calls() == 1).await;
     home.egress.cut();
-    assert!(hanging.await.unwrap().is_err());
+    let told = hanging.await.unwrap().unwrap();
+    assert_eq!(
+        (told.code(), told.field("causeway-reason")),
+        (Some("14"), Some("cut"))
+    );
     until("all are closed", || home.egress.open_connections().count() == 0).await;
     until("the instance knows", || here.cancelled() == 1).await;
 }
