@@ -9,10 +9,16 @@ use super::RelayEnd;
 /// Longest wait for the last bytes of a finished connection to be acknowledged, while it still counts as open.
 const MAX_LINGER: Duration = Duration::from_secs(5);
 
+/// Time that the reset of a connection that was cut has to leave: nobody tells that it has arrived.
+const CUT_LINGER: Duration = Duration::from_millis(100);
+
 /// Keeps a finished connection in the list until its last bytes have arrived, so that a shutdown does not cut them off; and one that was cut
-/// until the other side has heard so, because the end of the tunnel would be heard instead.
+/// until the other side can have heard so, because the end of the tunnel would be heard instead.
 pub(crate) async fn linger(end: RelayEnd, send: &SendHalf) {
-    if matches!(end, RelayEnd::Finished | RelayEnd::Cut) {
-        let _ = tokio::time::timeout(MAX_LINGER, send.stopped()).await;
-    }
+    let longest = match end {
+        RelayEnd::Finished => MAX_LINGER,
+        RelayEnd::Cut => CUT_LINGER,
+        _ => return,
+    };
+    let _ = tokio::time::timeout(longest, send.stopped()).await;
 }
