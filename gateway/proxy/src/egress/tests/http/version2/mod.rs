@@ -225,7 +225,11 @@ async fn answer(
             Response::new(StreamBody::new(frames).boxed())
         }
         "/aged" => aged(),
-        "/large-head" => large_head(message(name)),
+        "/large-head" => {
+            // Otherwise it would end the stream after the answer, which could be heard instead.
+            let _ = request.into_body().collect().await;
+            large_head(message(name))
+        }
         "/away" if name == "away" => {
             let mut response = Response::new(Full::default().map_err(|never| match never {}).boxed());
             let status = HeaderValue::from_static("14");
