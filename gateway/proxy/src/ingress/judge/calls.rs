@@ -25,8 +25,8 @@ use crate::{
         forwarded::set_certificate,
         grpc::{is_grpc, own_grpc_answer},
         limits::{
-            MAX_CALLS, MAX_CONCURRENT_STREAMS, MAX_HEAD_BYTES, MAX_MISTAKEN_STREAMS, MAX_SEND_BUFFER_BYTES,
-            UPSTREAM_STREAM_WINDOW, UPSTREAM_WINDOW,
+            CALLS_BEFORE_SETTINGS, MAX_CALLS, MAX_CONCURRENT_STREAMS, MAX_HEAD_BYTES, MAX_MISTAKEN_STREAMS,
+            MAX_SEND_BUFFER_BYTES, UPSTREAM_STREAM_WINDOW, UPSTREAM_WINDOW,
         },
         trailers::strip_trailers,
         version2::{field_fault, is_unread},
@@ -58,7 +58,7 @@ pub(super) async fn serve<S, J: JudgesRequests>(
         .initial_connection_window_size(UPSTREAM_WINDOW)
         .max_header_list_size(head_bytes)
         .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
-        .initial_max_send_streams(MAX_CALLS)
+        .initial_max_send_streams(CALLS_BEFORE_SETTINGS)
         .handshake(TokioIo::new(instance));
     let Ok((sender, connection)) = handshake.await else {
         return;
