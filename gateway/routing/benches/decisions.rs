@@ -58,6 +58,34 @@ const USUAL: Size = Size {
     routes: 4,
 };
 
+/// Decisions in federations of so many zones, and what a change costs there.
+fn by_zones() {
+    println!("route: {SERVICES} services, each exported by {EXPORTERS} gateways");
+    for zones in ZONES {
+        let begun = Instant::now();
+        let snapshot = federation(zones);
+        let built = begun.elapsed();
+        for number in 0..SERVICES {
+            let request = Request::new(Target::service(name(number)));
+            black_box(route(&snapshot, &request, SmallRng::seed_from_u64(1)).first());
+        }
+        let mut rng = SmallRng::seed_from_u64(1);
+        let few = nanos(|| {
+            let request = Request::new(Target::service(name(rng.random_range(0..SERVICES))));
+            black_box(route(&snapshot, &request, &mut rng).first());
+        });
+        let everywhere = Request::new(Target::service(testbed::service("orders")));
+        let mut rng = SmallRng::seed_from_u64(1);
+        let all = nanos(|| {
+            black_box(route(&snapshot, &everywhere, &mut rng).first());
+        });
+        let (delta, published) = (delta(&snapshot, false), delta(&snapshot, true));
+        println!(
+            "{zones:>6} zones: {few:>8} ns a decision, {all:>9} ns for a service that all export, {delta:>7} ns to take up a delta, {published:>7} ns with its snapshot (built in {built:.1?})"
+        );
+    }
+}
+
 fn main() {
     println!("a request: its route, arm, tier and zone, without reasons");
     for size in [
@@ -89,30 +117,7 @@ fn main() {
             "{size:?}: {find} ns to find its route, {route} ns for `route`, {first} ns the first time for a service"
         );
     }
-    println!("route: {SERVICES} services, each exported by {EXPORTERS} gateways");
-    for zones in ZONES {
-        let begun = Instant::now();
-        let snapshot = federation(zones);
-        let built = begun.elapsed();
-        for number in 0..SERVICES {
-            let request = Request::new(Target::service(name(number)));
-            black_box(route(&snapshot, &request, SmallRng::seed_from_u64(1)).first());
-        }
-        let mut rng = SmallRng::seed_from_u64(1);
-        let few = nanos(|| {
-            let request = Request::new(Target::service(name(rng.random_range(0..SERVICES))));
-            black_box(route(&snapshot, &request, &mut rng).first());
-        });
-        let everywhere = Request::new(Target::service(testbed::service("orders")));
-        let mut rng = SmallRng::seed_from_u64(1);
-        let all = nanos(|| {
-            black_box(route(&snapshot, &everywhere, &mut rng).first());
-        });
-        let (delta, published) = (delta(&snapshot, false), delta(&snapshot, true));
-        println!(
-            "{zones:>6} zones: {few:>8} ns a decision, {all:>9} ns for a service that all export, {delta:>7} ns to take up a delta, {published:>7} ns with its snapshot (built in {built:.1?})"
-        );
-    }
+    by_zones();
     println!("balance: one instance of so many");
     for count in INSTANCES {
         let begun = Instant::now();

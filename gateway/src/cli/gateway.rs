@@ -326,8 +326,8 @@ async fn serve(
     }
     let join_token = args.join_token.open(&args.zone)?;
     let folder = args.identity.as_deref();
-    let source = IdentitySource::open(folder, &args.workload_api, &args.zone, &mut signals).await?;
-    let Some(source) = source else {
+    let source = IdentitySource::open(folder, &args.workload_api, &args.zone, &mut signals);
+    let Some(source) = source.await? else {
         // A signal came first.
         return Ok(Exit::Done);
     };
@@ -371,15 +371,15 @@ async fn serve(
     ending.disarm();
     starting.up();
     let watchdog = supervised::watchdog(gateway.pulses(), &tasks)?;
-    if let Some(taken) = &taken {
-        let linked = &taken.handed.findings.linked;
-        gateway.take_clients(linked, || taken.is_gone()).await;
-    }
-    successor::tell_serving(taken, &gateway, &live);
+    successor::take_clients(taken, &gateway, &live).await;
     let stored = StoredSockets::follow(sockets.clone(), &tasks);
     successor::close_unclaimed(sockets, stored.as_ref().map(StoredSockets::removal));
     let following = follow(source, topology, &metrics, &watching, &tasks);
-    successor::run_until_told((gateway, watchdog, stored), &args, &live, &own, server, signals).await;
+    let running = (gateway, watchdog, stored);
+    Box::pin(successor::run_until_told(
+        running, &args, &live, &own, server, signals,
+    ))
+    .await;
     watching.cancel();
     following.wait().await;
     Ok(Exit::Done)

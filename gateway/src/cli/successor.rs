@@ -135,9 +135,18 @@ fn explain(error: &TakeOverError) -> Failure {
     })
 }
 
+/// Takes clients, and says that this process serves.
+pub(super) async fn take_clients(taken: Option<TakenOver>, gateway: &Gateway, live: &LiveIdentity) {
+    if let Some(taken) = &taken {
+        let linked = &taken.handed.findings.linked;
+        gateway.take_clients(linked, || taken.is_gone()).await;
+    }
+    tell_serving(taken, gateway, live);
+}
+
 /// Tells the service manager that this process serves, and then the process before, which may end from then on: its end must not be
 /// taken for the service's.
-pub(super) fn tell_serving(taken: Option<TakenOver>, gateway: &Gateway, live: &LiveIdentity) {
+fn tell_serving(taken: Option<TakenOver>, gateway: &Gateway, live: &LiveIdentity) {
     let state = match taken {
         Some(_) => ServiceState::TookOver,
         None => ServiceState::Ready,

@@ -10,8 +10,9 @@ use std::{
 use causeway_api::{admin::AdminAddress, registration::RegistrationServer};
 use causeway_dns::{DnsServer, vips::VipTable};
 use causeway_instances::attach::ServerAddress;
-use causeway_routing::snapshot::Snapshots;
+use causeway_routing::{reach::OwnListeners, snapshot::Snapshots};
 use causeway_tunnel::Tunnels;
+use tokio::sync::watch;
 
 use super::{GatewayConfig, GatewayStartError, RegistryChoice, Storage, apis::Servers};
 
@@ -53,7 +54,7 @@ fn tcp_address(address: &AdminAddress) -> Option<SocketAddr> {
 }
 
 /// Addresses that are listened on once every part is up.
-pub(super) fn bound(tunnels: &Tunnels, servers: &Servers) -> Vec<SocketAddr> {
+fn bound(tunnels: &Tunnels, servers: &Servers) -> Vec<SocketAddr> {
     let dns = servers.dns.as_ref();
     let dns = dns.map_or(&[] as &[SocketAddr], DnsServer::local_addrs);
     let admin = servers.admin.iter();
@@ -62,6 +63,12 @@ pub(super) fn bound(tunnels: &Tunnels, servers: &Servers) -> Vec<SocketAddr> {
     let registration = servers.registration.as_ref();
     let others = others.chain(registration.map(RegistrationServer::local_addr));
     others.chain([tunnels.local_addr()]).collect()
+}
+
+/// Adds them to what this process is known to listen on.
+pub(super) fn tell_bound(listeners: &watch::Sender<OwnListeners>, tunnels: &Tunnels, servers: &Servers) {
+    let bound = bound(tunnels, servers);
+    listeners.send_modify(|own| Arc::make_mut(own).extend(bound));
 }
 
 /// Opens the table of virtual addresses that clients connect to.

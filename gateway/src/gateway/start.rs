@@ -127,10 +127,7 @@ impl Gateway {
         if let Some(otlp) = &mut otlp {
             otlp.send_metrics(servers.metrics.clone());
         }
-        let bound = listeners::bound(&tunnels, &servers);
-        known
-            .listeners
-            .send_modify(|own| Arc::make_mut(own).extend(bound));
+        listeners::tell_bound(&known.listeners, &tunnels, &servers);
         start_background(&config, &known, &egress, &ingress, &background);
         follow_trust(&config, &known, &background);
         tracing::info!(gateway = %config.id(), took = ?begun.elapsed(), "the gateway is up");

@@ -281,6 +281,30 @@ mod tests {
         }
     }
 
+    fn estimate() -> CarriedEstimate {
+        CarriedEstimate {
+            service: "orders".parse().unwrap(),
+            tags: [("version", "v1")].into_iter().collect(),
+            low: Some(0.0625),
+            usual: 0.125,
+            peak: 90.5,
+            bound: Some(CarriedBound {
+                per_second: 80.5,
+                given: 76.5,
+                phase: CarriedPhase::Draining {
+                    well_per_second: 80.0,
+                    latency: Some(0.5),
+                    refused: 0.25,
+                    settled: 2,
+                },
+                since_ago: 3,
+                step: 0.125,
+                pause: 10_000,
+                needed_ago: 4,
+            }),
+        }
+    }
+
     fn findings() -> Findings {
         let health = KnownHealth::from([
             (key("a"), Health::Healthy),
@@ -327,27 +351,7 @@ mod tests {
                 begun: UNIX_EPOCH,
                 resumed: None,
             }],
-            estimates: vec![CarriedEstimate {
-                service: "orders".parse().unwrap(),
-                tags: [("version", "v1")].into_iter().collect(),
-                low: Some(0.0625),
-                usual: 0.125,
-                peak: 90.5,
-                bound: Some(CarriedBound {
-                    per_second: 80.5,
-                    given: 76.5,
-                    phase: CarriedPhase::Draining {
-                        well_per_second: 80.0,
-                        latency: Some(0.5),
-                        refused: 0.25,
-                        settled: 2,
-                    },
-                    since_ago: 3,
-                    step: 0.125,
-                    pause: 10_000,
-                    needed_ago: 4,
-                }),
-            }],
+            estimates: vec![estimate()],
             limits: CarriedLimits {
                 rates: vec![CarriedRate {
                     service: "orders".parse().unwrap(),

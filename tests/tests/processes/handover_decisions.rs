@@ -236,14 +236,14 @@ async fn what_instances_were_found_to_take_is_known_to_the_successor() {
     let keys = "protocol: http, spill: { capacity: measured }";
     let mut federation = one_zone(keys, &[instance.address()]).await;
     let orders = federation.service_address("east", "orders", PORT).await;
-    let asked = async |per_second: f64, seconds: u64| {
+    let asked = |per_second: f64, seconds: u64| {
         let times = (Duration::ZERO, Duration::from_secs(seconds));
         tokio::spawn(ask_at(per_second, times, move || async move {
             let _ = http::get(orders, "/").await;
         }))
     };
-    asked(40.0, 4).await.await.unwrap();
-    let asking = asked(140.0, 60).await;
+    asked(40.0, 4).await.unwrap();
+    let asking = asked(140.0, 60);
     federation.zone("east").wait_metric(METRIC, &OF, 1.0).await;
     // Nobody asks any more: who has nothing to go on with finds nothing.
     asking.abort();

@@ -198,11 +198,14 @@ fn sums(figures: &Figures, part: impl Fn(&Place) -> Option<String>) -> BTreeMap<
     sums
 }
 
+/// Part of all requests that one that went to a place counts for.
+type PartOf = fn(&Place) -> Option<String>;
+
 /// Compares where requests have gone, as parts of all of them, with what was said beforehand; and says both.
 fn compare(name: &str, found: &Figures, beforehand: &Figures) {
     let all = |figures: &Figures| figures.values().sum::<f64>();
     let (found_all, beforehand_all) = (all(found), all(beforehand));
-    let parts: [(&str, fn(&Place) -> Option<String>); 4] = [
+    let parts: [(&str, PartOf); 4] = [
         ("clients of each zone", |(from, ..)| Some((*from).to_owned())),
         ("where they are served", |(.., to)| Some(to.clone())),
         ("from one zone to another", |(from, _, to)| {

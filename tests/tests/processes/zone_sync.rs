@@ -50,6 +50,20 @@ async fn registered(client: &mut Client, numbers: std::ops::Range<u32>, time_to_
     }
 }
 
+async fn what_is_wrong_is_refused_by_itself(etcd: &Etcd, client: &mut Client) {
+    let mut registry_itself = registration(3, None);
+    registry_itself.address = etcd.addresses()[2].replace("http://", "");
+    let bad = vec![
+        registration(1, Some(Duration::from_millis(1))),
+        registration(2, None),
+        registry_itself,
+    ];
+    assert_eq!(
+        register(client, bad).await.unwrap(),
+        ["bad_time_to_live", "", "forbidden_address"]
+    );
+}
+
 #[tokio::test]
 async fn what_one_zone_sync_takes_every_other_tells() {
     let etcd = Etcd::start(3).await.unwrap();
@@ -105,17 +119,7 @@ async fn what_one_zone_sync_takes_every_other_tells() {
     })
     .await;
 
-    let mut registry_itself = registration(3, None);
-    registry_itself.address = etcd.addresses()[2].replace("http://", "");
-    let bad = vec![
-        registration(1, Some(Duration::from_millis(1))),
-        registration(2, None),
-        registry_itself,
-    ];
-    assert_eq!(
-        register(&mut one.1, bad).await.unwrap(),
-        ["bad_time_to_live", "", "forbidden_address"]
-    );
+    what_is_wrong_is_refused_by_itself(&etcd, &mut one.1).await;
     a_source_holds_exactly_what_it_handed_over(&mut one.1, &mut two.1).await;
 
     // Every change is in the audit log, which is part of the log here.

@@ -49,7 +49,7 @@ pub(super) async fn tell(stage: &mut Stage) -> Result<(), DemoError> {
     stage.story.chapter("A route by what a request says", &about)?;
     let plain = DemoRequest::default();
     let mut rows = Vec::new();
-    for (asks, by) in [(&plain, "the service's split"), (asks, label.as_str())] {
+    for (asks, by) in [(&plain, "its split"), (asks, label.as_str())] {
         let caller = stage
             .federation
             .client(client, service)

@@ -117,7 +117,7 @@ impl MetricsPacker {
             }
             let mut taken = Vec::new();
             self.room = self.room.saturating_sub(metric(Vec::new()).encoded_len());
-            while let Some(point) = points.next() {
+            for point in points.by_ref() {
                 // With the tags and lengths around it.
                 self.room = self.room.saturating_sub(point.encoded_len() + 8);
                 taken.push(point);

@@ -119,9 +119,8 @@ fn a_histogram_has_bounds_counts_of_their_own_and_the_traces_of_its_buckets() {
     histogram.observe(0.75, None, None);
     histogram.observe(5.0, None, None);
     registry.register_with_unit("took", "Took", Unit::Seconds, histogram);
-    let family = Family::<ByTwo, Histogram, fn() -> Histogram>::new_with_constructor(|| {
-        Histogram::new([1.0].into_iter())
-    });
+    let family =
+        Family::<ByTwo, Histogram, fn() -> Histogram>::new_with_constructor(|| Histogram::new([1.0]));
     family.get_or_create(&ByTwo::default()).observe(2.0);
     let other = ByTwo {
         one: "x",

@@ -117,7 +117,7 @@ fn sends(target: &str) -> bool {
         let rest = target.strip_prefix(*module);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
     };
-    SENDERS.iter().any(|module| is_in(&module))
+    SENDERS.iter().any(is_in)
 }
 
 /// The last place up to `max` at which a text can be cut.

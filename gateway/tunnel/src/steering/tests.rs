@@ -258,12 +258,12 @@ fn what_is_for_a_successor_is_not_answered_by_the_process_before() {
     };
     assert_eq!(
         bring(&to_successor),
-        [to_successor.clone()],
+        vec![to_successor.clone()],
         "of a process long gone"
     );
     lanes.leave();
     assert!(bring(&to_successor).is_empty());
-    assert_eq!(bring(&own), [own.clone()], "it reads on");
+    assert_eq!(bring(&own), vec![own], "it reads on");
 }
 
 #[test]

@@ -4,8 +4,7 @@
 //! etcd's `hasleader`; without it, a member that was cut off from the others would keep a watch waiting for ever.
 
 use std::{
-    io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -13,36 +12,26 @@ use std::{
     time::Duration,
 };
 
-use causeway_host::{listen::is_own_address, resolve::NameResolver};
+use causeway_host::resolve::NameResolver;
 use causeway_proto::etcd::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest,
     RangeRequest, RangeResponse, TxnRequest, TxnResponse, WatchRequest, WatchResponse, kv_client::KvClient,
     lease_client::LeaseClient, watch_client::WatchClient,
 };
-use http::Uri;
-use hyper_util::rt::TokioIo;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use tokio::{
-    net::TcpStream,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::Stream;
-use tonic::{
-    Code, IntoStreamingRequest, Request, Response, Status, Streaming,
-    metadata::MetadataValue,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, IntoStreamingRequest, Request, Response, Status, Streaming, metadata::MetadataValue};
 
-use super::error::{EtcdError, WRITE};
+use super::{
+    error::{EtcdError, WRITE},
+    member::Member,
+};
 
 /// Most members that may be named.
 pub const MAX_ENDPOINTS: usize = 16;
 /// For one call to one member. etcd itself gives up on a proposal after 7 s; a member that works answers in milliseconds.
 pub const CALL_LIMIT: Duration = Duration::from_secs(2);
-/// For making a connection to a member.
-const CONNECT_LIMIT: Duration = Duration::from_secs(1);
-/// A connection without traffic is asked for a sign of life this often, and has this long to give it.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Largest answer in bytes: a page of [`PAGE`] keys of the largest registrations.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// Keys in one page of a reading.
@@ -58,15 +47,6 @@ pub struct EtcdClient {
     /// The member that is asked first, as an index.
     preferred: Arc<AtomicUsize>,
     resolver: NameResolver,
-}
-
-#[derive(Debug, Clone)]
-struct Member {
-    address: Uri,
-    /// Connects when it is used, and again whenever it has to.
-    channel: Channel,
-    /// A connection of its own for watching: a full reading must not hold up a lease.
-    watching: Channel,
 }
 
 impl EtcdClient {
@@ -128,23 +108,10 @@ impl EtcdClient {
         named.join(", ")
     }
 
-    /// Finds the member that is at an address, by whichever name it was named. One of this host is at each of the host's addresses.
+    /// Finds the member that is at an address, by whichever name it was named.
     pub async fn member_at(&self, address: SocketAddr) -> Option<String> {
-        let ip = address.ip().to_canonical();
-        let same_port = |member: &&Member| member.address.port_u16() == Some(address.port());
-        for member in self.members.iter().filter(same_port) {
-            let host = host_of(&member.address).unwrap_or_default();
-            let at = match host.parse::<IpAddr>() {
-                Ok(literal) => vec![literal.to_canonical()],
-                // One whose name nobody knows is not there at present.
-                Err(_) => {
-                    let found = self.resolver.resolve(&format!("{host}:{}", address.port())).await;
-                    let found = found.iter().flat_map(|found| found.iter());
-                    found.map(|found| found.ip().to_canonical()).collect()
-                }
-            };
-            let is_here = |ip: IpAddr| ip.is_loopback() || is_own_address(ip);
-            if at.contains(&ip) || is_here(ip) && at.into_iter().any(is_here) {
+        for member in &*self.members {
+            if member.is_at(address, &self.resolver).await {
                 return Some(member.address.to_string().trim_end_matches('/').to_owned());
             }
         }
@@ -292,48 +259,6 @@ impl EtcdClient {
     }
 }
 
-impl Member {
-    fn new(address: &str, resolver: &NameResolver) -> Result<Self, EtcdError> {
-        let wrong = || EtcdError::Address(address.to_owned());
-        let uri: Uri = address.parse().map_err(|_| wrong())?;
-        if uri.scheme_str() != Some("http") || uri.port_u16().is_none() || uri.path().len() > 1 {
-            return Err(wrong());
-        }
-        let endpoint = Endpoint::from(uri.clone())
-            .connect_timeout(CONNECT_LIMIT)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE);
-        let connect = || {
-            let resolver = resolver.clone();
-            let dial = move |member: Uri| {
-                let resolver = resolver.clone();
-                async move { dial(&member, &resolver).await.map(TokioIo::new) }
-            };
-            endpoint.connect_with_connector_lazy(tower::service_fn(dial))
-        };
-        Ok(Self {
-            address: uri,
-            channel: connect(),
-            watching: connect(),
-        })
-    }
-}
-
-/// Host of a member's address; an IPv6 address stands in brackets there.
-fn host_of(member: &Uri) -> Option<&str> {
-    member.host().map(|host| host.trim_matches(['[', ']']))
-}
-
-/// Connects to a member, whose name is looked up without a runtime that waits for the answer.
-async fn dial(member: &Uri, resolver: &NameResolver) -> io::Result<TcpStream> {
-    let no_host = || io::Error::from(io::ErrorKind::InvalidInput);
-    let host = host_of(member).ok_or_else(no_host)?;
-    let port = member.port_u16().ok_or_else(no_host)?;
-    let stream = resolver.connect(host, port).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
 /// Time to wait after `failures` in a row: evenly spread up to a ceiling that doubles, so that those who lost the same
 /// member do not come back together.
 #[must_use]
@@ -394,7 +319,7 @@ mod tests {
 
     use tokio::net::TcpListener;
 
-    use super::*;
+    use super::{super::member::dial, *};
 
     #[tokio::test]
     async fn addresses_are_checked_before_anything_is_dialled() {

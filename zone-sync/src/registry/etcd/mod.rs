@@ -10,7 +10,7 @@
 //! | [`mark`] | pure: which transaction of a lane comes too late |
 //! | [`sessions`] | pure: which calls of a gateway come too late |
 //! | [`presence`] | gateways that are attached here |
-//! | [`client`] | calls to any member of etcd |
+//! | [`client`], [`member`] | calls to any member of etcd |
 //! | [`follow`] | reads everything once, then watches |
 //! | [`lane`] | writes, in batches |
 //! | [`settle`] | takes up what became of them |
@@ -48,6 +48,7 @@ pub mod keys;
 mod lane;
 mod leases;
 mod mark;
+mod member;
 mod presence;
 mod registering;
 mod sessions;

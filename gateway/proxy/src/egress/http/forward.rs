@@ -26,6 +26,15 @@ use crate::http::{
     routed::change_headers,
 };
 
+/// Way to break off an answer that does not come whole.
+fn ending_of(connection: &HttpConnection, client: Version, is_call: bool) -> BrokenEnding {
+    match client {
+        Version::HTTP_2 if is_call => BrokenEnding::Grpc,
+        Version::HTTP_2 => BrokenEnding::Stream,
+        _ => BrokenEnding::Reset(connection.socket.clone()),
+    }
+}
+
 /// Serves one request. Its end is written down when its answer ends.
 pub(super) async fn forward(
     connection: Arc<HttpConnection>,
@@ -75,11 +84,7 @@ pub(super) async fn forward(
             strip_hop_by_hop(&mut parts.headers);
             add_via(&mut parts.headers, parts.version);
             change(&mut parts.headers);
-            let ending = match client {
-                Version::HTTP_2 if is_call => BrokenEnding::Grpc,
-                Version::HTTP_2 => BrokenEnding::Stream,
-                _ => BrokenEnding::Reset(connection.socket.clone()),
-            };
+            let ending = ending_of(&connection, client, is_call);
             parts.version = match client {
                 Version::HTTP_2 => {
                     parts.headers.remove(header::CONNECTION);

@@ -377,7 +377,7 @@ impl RequestRecord {
         }
     }
 
-    /// What has come is no answer that can be passed on, or the rest of it is none.
+    /// Ends with what has come being no answer that can be passed on, or the rest of it none.
     pub(super) fn faulty(&mut self, upstream: &HttpUpstream, fault: AnswerFault) -> ConnectionOutcome {
         let outcome = fault.outcome();
         self.end(upstream, outcome);

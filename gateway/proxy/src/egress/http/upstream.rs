@@ -170,7 +170,7 @@ pub(super) struct SendFailure {
     pub(super) is_unread: bool,
     /// The same, of this request alone: its connection goes on.
     pub(super) is_refused: bool,
-    /// What came is no answer that can be passed on.
+    /// Fault of what came, if it is no answer that can be passed on.
     pub(super) fault: Option<AnswerFault>,
     pub(super) error: hyper::Error,
 }

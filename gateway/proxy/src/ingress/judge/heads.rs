@@ -43,7 +43,7 @@ pub(super) struct JudgedSocket<S, J> {
 struct JudgedStream<J> {
     judge: J,
     scanner: RequestScanner,
-    /// What the instance says next answers the next request: there was none before it. Nobody follows its answers from there on.
+    /// No request came before the next one, so that it is what the instance's next words answer. Nobody follows its answers from there on.
     is_unused: bool,
     /// Bytes that cannot pass before more have come.
     held: BytesMut,

@@ -1,4 +1,4 @@
-//! What decisions about a service have in common while nothing changes, worked out once: the arms of its splits and the homes of each,
+//! Parts that decisions about a service have in common while nothing changes, worked out once: the arms of its splits and the homes of each,
 //! with their weights. A request without reasons is left with a draw of its arm and of a home of it.
 //!
 //! It is made by the filters of [`route`](super::route()) themselves and draws as they do, so that one seed gives one candidate, compiled or

@@ -1,4 +1,4 @@
-//! What is compiled decides as the filters do, whatever the federation looks like and has become.
+//! Equality of what is compiled with what the filters decide, whatever the federation looks like and has become.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -175,6 +175,14 @@ fn head_of(request: &Request<Incoming>) -> String {
     )
 }
 
+/// Answer with a status and nothing else.
+fn refused_with(status: &'static str) -> Response<GivenBody> {
+    let mut response = Response::new(Full::default().map_err(|never| match never {}).boxed());
+    let status = HeaderValue::from_static(status);
+    response.headers_mut().insert("grpc-status", status);
+    response
+}
+
 async fn answer(
     name: Bytes,
     request: Request<Incoming>,
@@ -230,19 +238,9 @@ async fn answer(
             let _ = request.into_body().collect().await;
             large_head(message(name))
         }
-        "/away" if name == "away" => {
-            let mut response = Response::new(Full::default().map_err(|never| match never {}).boxed());
-            let status = HeaderValue::from_static("14");
-            response.headers_mut().insert("grpc-status", status);
-            response
-        }
+        "/away" if name == "away" => refused_with("14"),
         "/head" => Response::new(message(head_of(&request).into())),
-        "/denied" => {
-            let mut response = Response::new(Full::default().map_err(|never| match never {}).boxed());
-            let status = HeaderValue::from_static("16");
-            response.headers_mut().insert("grpc-status", status);
-            response
-        }
+        "/denied" => refused_with("16"),
         _ => {
             let counter = match request.into_body().collect().await {
                 Ok(_) => &seen.whole,
