@@ -46,17 +46,17 @@ case("transfer_encoding", passes=True, body=CHUNKS, added=[("transfer_encoding",
 case("content_length", passes=True, body=b"test", added=[("content_length", "1")], **post)
 for name in ("Transfer-Encoding", "transfer-encoding ", " transfer-encoding", "transfer-encoding:", "x: 1\r\ntransfer-encoding", "x\r\n", "x\n", "x\0", "x y", "x:y", "x\ty", "x(", ""):
     case(f"a field named {name!r}", passes=False, body=CHUNKS, added=[(name, "chunked")], **post)
-for value in (LINES, "1\r2", "1\n2", "1\0", "1\x0b\r\n 2", "1\r\n 2", "\r\n", "\n", "1\x012", "1\x7f"):
+for value in (LINES, "1\r2", "1\n2", "1\0", "1\x0b\r\n 2", "1\r\n 2", "\r\n", "\n", "1\x012", "1\x7f", " 1", "1 ", "\t1"):
     case(f"a value of {value!r}", passes=False, added=[("x-a", value)])
-for value in (" 1", "1 ", "\t1", "1\t2", "\u00e4", "", "v" * 9000):
+for value in ("1\t2", "\u00e4", "", "v" * 9000):
     case(f"a value of {value[:10]!r}", passes=True, added=[("x-a", value)])
 for path in ("/a b", "/a\r\nX: y", "/a HTTP/1.1\r\nHost: b\r\n\r\nGET /smuggled", "/a\tb", "/a\0", "/a\x7f", "", "a", "http://b/c", "//b\r\n", "/\u00e4", "*", "?a", "/a HTTP/1.1"):
     case(f"a path of {path!r}", passes=False, path=path)
 for path in ("//b/c", "/a?b?c", "/%0d%0aX:%20y", "/a/../b", "/a;b", "/" + "a" * 8000):
     case(f"a path of {path[:20]!r}", passes=True, path=path)
-for method in ("GET /smuggled HTTP/1.1\r\nHost: s\r\n\r\nGET", "GET\r\n", "GE T", "GET\t", "", "G\0T", "(GET)", "CONNECT"):
+for method in ("GET /smuggled HTTP/1.1\r\nHost: s\r\n\r\nGET", "GET\r\n", "GE T", "GET\t", "", "G\0T", "(GET)", "CONNECT", "get"):
     case(f"a method of {method!r}", passes=False, method=method)
-for method in ("get", "M-SEARCH", "PRI", "WHAT"):
+for method in ("M-SEARCH", "PRI", "WHAT"):
     case(f"a method of {method!r}", passes=True, method=method)
 for name in ("a\r\nX: y", "a b", "a/b", "me@a", "a,b", "a\\b", "a?b", "a#b", "a:b", "a\0", "[::z]"):
     case(f"an authority of {name!r}", passes=False, name_of=name)

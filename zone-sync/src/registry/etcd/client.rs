@@ -25,7 +25,7 @@ use tonic::{Code, IntoStreamingRequest, Request, Response, Status, Streaming, me
 
 use super::{
     error::{EtcdError, WRITE},
-    member::Member,
+    member::EtcdMember,
 };
 
 /// Most members that may be named.
@@ -43,7 +43,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The members of one etcd.
 #[derive(Debug, Clone)]
 pub struct EtcdClient {
-    members: Arc<[Member]>,
+    members: Arc<[EtcdMember]>,
     /// The member that is asked first, as an index.
     preferred: Arc<AtomicUsize>,
     resolver: NameResolver,
@@ -59,7 +59,9 @@ impl EtcdClient {
             return Err(EtcdError::Endpoints(addresses.len()));
         }
         let resolver = NameResolver::default();
-        let members = addresses.iter().map(|address| Member::new(address, &resolver));
+        let members = addresses
+            .iter()
+            .map(|address| EtcdMember::new(address, &resolver));
         let members: Result<Vec<_>, _> = members.collect();
         Ok(Self {
             members: members?.into(),
@@ -226,7 +228,7 @@ impl EtcdClient {
         &self,
         what: &'static str,
         patience: Duration,
-        ask: impl Fn(Member) -> F,
+        ask: impl Fn(EtcdMember) -> F,
     ) -> Result<T, EtcdError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -393,7 +395,7 @@ mod tests {
             .build()
             .unwrap();
         let calling = runtime.spawn(async move {
-            let member = Member::new("http://etcd1.east.internal:2379", &resolver).unwrap();
+            let member = EtcdMember::new("http://etcd1.east.internal:2379", &resolver).unwrap();
             KvClient::new(member.channel).range(RangeRequest::default()).await
         });
         is_asked.recv_timeout(Duration::from_secs(10)).unwrap();

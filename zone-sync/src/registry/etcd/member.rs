@@ -20,7 +20,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone)]
-pub(super) struct Member {
+pub(super) struct EtcdMember {
     pub(super) address: Uri,
     /// Connects when it is used, and again whenever it has to.
     pub(super) channel: Channel,
@@ -28,7 +28,7 @@ pub(super) struct Member {
     pub(super) watching: Channel,
 }
 
-impl Member {
+impl EtcdMember {
     pub(super) fn new(address: &str, resolver: &NameResolver) -> Result<Self, EtcdError> {
         let wrong = || EtcdError::Address(address.to_owned());
         let uri: Uri = address.parse().map_err(|_| wrong())?;
